@@ -1,0 +1,43 @@
+//! How a chat is kept: Postgres repositories, each bound to one tenant.
+//!
+//! Start at [`Store::connect`] and [`Store::tenant`]. A repository of rooms, members, messages or
+//! receipts can only be had from a [`TenantStore`]: that no query forgets its tenant is a matter
+//! of types, not of habit. Only [`Tenants`], [`Keys`] and the background work see more than one
+//! tenant. Nothing here knows of HTTP, and no type of the driver leaves this crate.
+//!
+//! Acknowledged means durable: a method that returns `Ok` has committed.
+//!
+//! To add a repository: a file named for the noun, a method on [`TenantStore`], its statements as
+//! constants beside the methods, and a line in `tests/it/isolation.rs`.
+
+mod connect;
+mod db;
+mod erasure;
+mod error;
+mod idempotency;
+mod keys;
+mod members;
+mod messages;
+mod migrate;
+mod receipts;
+mod rooms;
+mod row;
+mod store;
+mod tenants;
+mod writer;
+
+pub use connect::{Connector, InvalidUrl};
+pub use db::{PoolStatus, Work, measured};
+pub use error::Error;
+pub use idempotency::{Answer, Begun, Idempotency, Reservation, Shows};
+pub use keys::{FoundKey, Keys};
+pub use members::Members;
+pub use messages::{History, Messages};
+pub use receipts::Receipts;
+pub use rooms::{RoomCursor, Rooms};
+pub use store::{Options, Store, TenantStore};
+pub use tenants::Tenants;
+pub use writer::{Appended, QueueStatus};
+
+/// What every call here returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

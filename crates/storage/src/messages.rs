@@ -1,0 +1,217 @@
+//! Messages of one tenant's rooms: history, edits, erasure, the changes feed. Sending is in
+//! [`writer`](crate::writer).
+
+use chatapi_domain::access::Actor;
+use chatapi_domain::{
+    Change, Content, HistoryQuery, Json, Message, MessageId, NewMessage, Order, RoomId, TenantId, Timestamp, UserId,
+};
+use tokio_postgres::Row;
+
+use crate::db::Db;
+use crate::rooms::standing;
+use crate::row::{self, get, message_columns, visible_room};
+use crate::writer::{Appended, Writer};
+use crate::{Error, Result};
+
+/// Messages of one tenant's rooms.
+#[derive(Debug, Clone, Copy)]
+pub struct Messages<'a> {
+    pub(crate) db: &'a Db,
+    pub(crate) writer: &'a Writer,
+    pub(crate) tenant: TenantId,
+}
+
+/// A page of a room's messages.
+#[derive(Debug, Clone)]
+pub struct History<M = Message> {
+    /// The messages, in the order asked for.
+    pub messages: Vec<M>,
+    /// Whether there are more in that direction.
+    pub has_more: bool,
+}
+
+/// A page of history in one trip: a row without a message if the room has none there, no row at
+/// all if the actor may not see the room.
+macro_rules! history {
+    ($direction:literal) => {
+        concat!(
+            "select page.* from (select r.tenant_id, r.room_id from ",
+            visible_room!(),
+            ") r left join lateral (select ",
+            message_columns!(),
+            " from messages m
+               where m.tenant_id = $1 and m.room_id = $2 and m.seq > $4 and m.seq < $5
+               order by m.seq ",
+            $direction,
+            " limit $6) page on true order by page.seq ",
+            $direction
+        )
+    };
+}
+
+const OLDEST_FIRST: &str = history!("asc");
+const NEWEST_FIRST: &str = history!("desc");
+
+const CHANGES: &str = concat!(
+    "select page.* from (select r.tenant_id, r.room_id from ",
+    visible_room!(),
+    ") r left join lateral (select m.change, ",
+    message_columns!(),
+    " from messages m
+       where m.tenant_id = $1 and m.room_id = $2 and m.change > $4
+       order by m.change limit $5) page on true order by page.change"
+);
+
+/// A message and the actor's place in its room; without the message if the room has none of this
+/// id, no row at all if the actor may not see the room.
+const GET: &str = concat!(
+    "select r.type, r.role, ",
+    message_columns!(),
+    " from (select r.tenant_id, r.room_id, r.type, own.role from ",
+    visible_room!(),
+    ") r left join messages m on m.tenant_id = $1 and m.message_id = $4 and m.room_id = r.room_id"
+);
+
+/// The room's row lock orders changes, so their numbers become visible in order.
+const EDIT: &str = concat!(
+    "with changed as (
+        update rooms set last_change = last_change + 1
+         where tenant_id = $1 and room_id = $2 returning last_change)
+     update messages m
+        set content = $4, meta = case when $5 then $6::text::json else m.meta end,
+            edited_at = $7, change = changed.last_change
+       from changed
+      where m.tenant_id = $1 and m.message_id = $3 and m.room_id = $2 and m.deleted_at is null
+  returning ",
+    message_columns!()
+);
+
+const ERASE: &str = "
+    with changed as (
+        update rooms set last_change = last_change + 1
+         where tenant_id = $1 and room_id = $2 returning last_change)
+    update messages m set content = '', meta = null, deleted_at = $4, change = changed.last_change
+      from changed
+     where m.tenant_id = $1 and m.message_id = $3 and m.room_id = $2 and m.deleted_at is null";
+
+const ERASE_ANSWERS: &str = "update idempotency_keys set body = null where tenant_id = $1 and message_id = $2";
+
+impl Messages<'_> {
+    /// Appends a message under the room's next seq, and moves the sender's own positions to it.
+    ///
+    /// The room's row lock orders writers, so numbers have no gaps and become visible in order.
+    /// Concurrent messages share a commit. The same `client_message_id` of the same sender in the
+    /// same room, or the same message id, makes no second message: the first is returned.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the sender may not see the room, [`Error::Forbidden`] if it is a
+    /// channel that the sender has not joined; [`Error::Invalid`] if `reply_to` is no message of
+    /// the room; [`Error::Unavailable`] if the queue is full, or the connection broke, and then
+    /// the message may be there all the same.
+    pub async fn append(&self, new: NewMessage) -> Result<Appended> {
+        self.writer.append(self.tenant, new).await
+    }
+
+    /// A page of a room's history.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no room that the actor may see.
+    pub async fn history(&self, room: RoomId, actor: &Actor, query: &HistoryQuery) -> Result<History> {
+        let sql = match query.order {
+            Order::Ascending => OLDEST_FIRST,
+            Order::Descending => NEWEST_FIRST,
+        };
+        let (after, before) = (query.after_seq.unwrap_or(0), query.before_seq.unwrap_or(i64::MAX));
+        let limit = i64::from(query.limit);
+        let rows = self.db.query(sql, &[&self.tenant, &room, &actor.user(), &after, &before, &(limit + 1)]).await?;
+        page(&rows, limit, row::message)
+    }
+
+    /// Messages that were edited or deleted since change number `after`, in their present state,
+    /// in the order of their latest change.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no room that the actor may see.
+    pub async fn changes(&self, room: RoomId, actor: &Actor, after: i64, limit: i64) -> Result<History<Change>> {
+        let rows = self.db.query(CHANGES, &[&self.tenant, &room, &actor.user(), &after, &(limit + 1)]).await?;
+        page(&rows, limit, |row| Ok(Change { change: get(row, "change")?, message: row::message(row)? }))
+    }
+
+    /// One message.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is none of this id in a room that the actor may see.
+    pub async fn get(&self, room: RoomId, actor: &Actor, message: MessageId) -> Result<Message> {
+        Ok(self.find(room, actor, message).await?.1)
+    }
+
+    /// Replaces a message's content, and its meta if one is given (`Some(None)` clears it).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] if it was deleted; [`Error::NotFound`] and [`Error::Forbidden`] as the
+    /// room's rules say.
+    pub async fn edit(
+        &self,
+        room: RoomId,
+        editor: &UserId,
+        message: MessageId,
+        content: &Content,
+        meta: Option<&Option<Json>>,
+        now: Timestamp,
+    ) -> Result<Message> {
+        let actor = Actor::User(editor.clone());
+        let (row, found) = self.find(room, &actor, message).await?;
+        standing(&row, &actor)?.edit_message(found.sender_id == *editor)?;
+        let new_meta = meta.and_then(Option::as_ref).map(Json::as_str);
+        let edited = self
+            .db
+            .query_opt(EDIT, &[&self.tenant, &room, &message, &content.as_str(), &meta.is_some(), &new_meta, &now])
+            .await?;
+        let edited = edited.as_ref().map(row::message).transpose()?;
+        edited.ok_or(Error::Conflict("A deleted message cannot be edited"))
+    }
+
+    /// Erases a message's content and meta, from stored answers too; its place in the room stays.
+    /// Again it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] and [`Error::Forbidden`] as the room's rules say.
+    pub async fn erase(&self, room: RoomId, eraser: &UserId, message: MessageId, now: Timestamp) -> Result<()> {
+        let actor = Actor::User(eraser.clone());
+        let (row, found) = self.find(room, &actor, message).await?;
+        standing(&row, &actor)?.erase_message(found.sender_id == *eraser)?;
+        if found.deleted_at.is_some() {
+            return Ok(());
+        }
+        let mut client = self.db.client().await?;
+        let tx = client.begin().await?;
+        tx.execute(ERASE, &[&self.tenant, &room, &message, &now]).await?;
+        // A statement of its own: it must see an answer that was stored while the first waited.
+        tx.execute(ERASE_ANSWERS, &[&self.tenant, &message]).await?;
+        tx.commit().await
+    }
+
+    async fn find(&self, room: RoomId, actor: &Actor, message: MessageId) -> Result<(Row, Message)> {
+        let row = self.db.query_opt(GET, &[&self.tenant, &room, &actor.user(), &message]).await?;
+        let row = row.ok_or(Error::NotFound("Room"))?;
+        let found = row::optional_message(&row)?.ok_or(Error::NotFound("Message"))?;
+        Ok((row, found))
+    }
+}
+
+/// A page of at most `limit` out of the rows of an outer join that asked for one more.
+fn page<M>(rows: &[Row], limit: i64, read: impl Fn(&Row) -> Result<M>) -> Result<History<M>> {
+    let first = rows.first().ok_or(Error::NotFound("Room"))?;
+    if get::<Option<i64>>(first, "seq")?.is_none() {
+        return Ok(History { messages: Vec::new(), has_more: false });
+    }
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let messages = rows.iter().take(limit).map(read).collect::<Result<_>>()?;
+    Ok(History { messages, has_more: rows.len() > limit })
+}

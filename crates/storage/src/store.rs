@@ -1,0 +1,166 @@
+//! The door to everything that is kept.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chatapi_domain::{TenantId, Timestamp};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::db::Db;
+use crate::writer::Writer;
+use crate::{
+    Connector, Error, Idempotency, Keys, Members, Messages, PoolStatus, QueueStatus, Receipts, Result, Rooms, Tenants,
+    erasure, migrate,
+};
+
+/// How many connections a store keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Connections for everything but sending messages.
+    pub pool_size: usize,
+    /// Connections of the message writer; a room always goes to the same one.
+    pub writers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { pool_size: 16, writers: 2 }
+    }
+}
+
+/// The store of all tenants. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    db: Db,
+    writer: Arc<Writer>,
+    connector: Connector,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Store {
+    /// Opens the store; connections are made when they are needed, so the database may be away.
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if the pool cannot be made.
+    pub fn connect(connector: Connector, options: Options) -> Result<Self> {
+        let db = Db::new(&connector, options.pool_size)?;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let writer = Arc::new(Writer::start(&connector, &db, options.writers, &tasks));
+        tasks.spawn(erasure::sweep(db.clone(), stop.clone()));
+        Ok(Self { db, writer, connector, stop, tasks })
+    }
+
+    /// Brings the schema up to date. Several nodes may do so at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if the database is away; [`Error::Database`] if it is too old or a
+    /// migration fails.
+    pub async fn migrate(&self) -> Result<()> {
+        migrate::run(&self.connector).await
+    }
+
+    /// Everything that belongs to one tenant.
+    #[must_use]
+    pub fn tenant(&self, tenant: TenantId) -> TenantStore<'_> {
+        TenantStore { store: self, tenant }
+    }
+
+    /// The tenants themselves: for the operator.
+    #[must_use]
+    pub fn tenants(&self) -> Tenants<'_> {
+        Tenants { db: &self.db }
+    }
+
+    /// The keys of all tenants: for finding out who asks.
+    #[must_use]
+    pub fn keys(&self) -> Keys<'_> {
+        Keys { db: &self.db }
+    }
+
+    /// First answers of the operator's own requests.
+    #[must_use]
+    pub fn operator_idempotency(&self) -> Idempotency<'_> {
+        Idempotency { db: &self.db, tenant: TenantId::from_uuid(uuid::Uuid::nil()) }
+    }
+
+    /// Writes to the database, to find out whether that works.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it does not.
+    pub async fn probe(&self, now: Timestamp) -> Result<()> {
+        const WRITE: &str = "update health set written_at = $1";
+        match self.db.execute(WRITE, &[&now]).await? {
+            0 => Err(Error::Database("the table health is empty".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// How busy the pool is.
+    #[must_use]
+    pub fn pool_status(&self) -> PoolStatus {
+        self.db.status()
+    }
+
+    /// How busy the message writers are.
+    #[must_use]
+    pub fn queue_status(&self) -> QueueStatus {
+        self.writer.status()
+    }
+
+    /// Lets the writers finish what they have accepted, then closes all connections. What is
+    /// asked of the store afterwards is [`Error::Unavailable`].
+    pub async fn close(&self) {
+        let start = Instant::now();
+        self.stop.cancel();
+        self.writer.close();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.db.close();
+        tracing::debug!(elapsed = ?start.elapsed(), "The store is closed");
+    }
+}
+
+/// Everything that belongs to one tenant. There is no other way to a tenant's rows.
+#[derive(Debug, Clone, Copy)]
+pub struct TenantStore<'a> {
+    store: &'a Store,
+    tenant: TenantId,
+}
+
+impl<'a> TenantStore<'a> {
+    /// Its rooms.
+    #[must_use]
+    pub fn rooms(self) -> Rooms<'a> {
+        Rooms { db: &self.store.db, tenant: self.tenant }
+    }
+
+    /// The members of its rooms.
+    #[must_use]
+    pub fn members(self) -> Members<'a> {
+        Members { db: &self.store.db, tenant: self.tenant }
+    }
+
+    /// The messages of its rooms.
+    #[must_use]
+    pub fn messages(self) -> Messages<'a> {
+        Messages { db: &self.store.db, writer: &self.store.writer, tenant: self.tenant }
+    }
+
+    /// How far the members of its rooms are.
+    #[must_use]
+    pub fn receipts(self) -> Receipts<'a> {
+        Receipts { db: &self.store.db, tenant: self.tenant }
+    }
+
+    /// First answers of its requests.
+    #[must_use]
+    pub fn idempotency(self) -> Idempotency<'a> {
+        Idempotency { db: &self.store.db, tenant: self.tenant }
+    }
+}

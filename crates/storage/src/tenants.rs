@@ -1,0 +1,109 @@
+//! The tenants themselves. One of the few files that see more than one tenant.
+
+use chatapi_domain::{Config, Tenant, TenantId, TenantKey, TenantStatus};
+use tokio_postgres::Row;
+
+use crate::db::Db;
+use crate::row::{get, word};
+use crate::{Error, Result};
+
+const CREATE: &str = "
+    with tenant as (
+        insert into tenants (tenant_id, name, config, created_at) values ($1, $2, $3::text::jsonb, $4)
+        on conflict do nothing returning tenant_id)
+    insert into tenant_keys (tenant_id, key_id, secret_hash, created_at)
+    select tenant_id, $5, $6, $4 from tenant";
+
+const GET: &str = "
+    select tenant_id, name, status, config::text as config, created_at
+      from tenants where tenant_id = $1";
+
+/// Ids are ordered by time, so the newest first is the primary key backwards.
+const LIST: &str = "
+    select tenant_id, name, status, config::text as config, created_at
+      from tenants
+     where ($1::uuid is null or tenant_id < $1)
+       and ($2::text is null or status = $2) and ($3::text is null or name = $3)
+     order by tenant_id desc limit $4";
+
+const ALLOWS_ORIGIN: &str = "
+    select exists (
+        select from tenants
+         where status = 'active'
+           and (config -> 'allowed_origins' @> to_jsonb($1::text) or config -> 'allowed_origins' @> '\"*\"'))";
+
+/// All tenants: for the operator.
+#[derive(Debug, Clone, Copy)]
+pub struct Tenants<'a> {
+    pub(crate) db: &'a Db,
+}
+
+impl Tenants<'_> {
+    /// Keeps a new tenant with its first key. Again with the same id (a request that is run again
+    /// after a crash) it changes nothing and returns false.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails.
+    pub async fn create(&self, tenant: &Tenant, key: &TenantKey) -> Result<bool> {
+        let config = tenant.config.to_stored().to_string();
+        let rows = self
+            .db
+            .execute(
+                CREATE,
+                &[&tenant.tenant_id, &tenant.name, &config, &tenant.created_at, &key.key_id, &key.secret_hash],
+            )
+            .await?;
+        Ok(rows == 1)
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is none of this id.
+    pub async fn get(&self, tenant: TenantId) -> Result<Tenant> {
+        let row = self.db.query_opt(GET, &[&tenant]).await?;
+        row.as_ref().map(read).transpose()?.ok_or(Error::NotFound("Tenant"))
+    }
+
+    /// Tenants, newest first, at most `limit`, older than `before` if given.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails.
+    pub async fn list(
+        &self,
+        before: Option<TenantId>,
+        status: Option<TenantStatus>,
+        name: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<Tenant>> {
+        let status = status.map(TenantStatus::as_str);
+        self.db.query(LIST, &[&before, &status, &name, &limit]).await?.iter().map(read).collect()
+    }
+
+    /// Whether any tenant lets pages of this origin call.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails.
+    pub async fn any_allows_origin(&self, origin: &str) -> Result<bool> {
+        let row = self.db.query_opt(ALLOWS_ORIGIN, &[&origin]).await?;
+        row.as_ref().map_or(Ok(false), |row| get(row, "exists"))
+    }
+}
+
+/// Reads a row that has the columns of [`GET`].
+pub(crate) fn read(row: &Row) -> Result<Tenant> {
+    let config: &str = get(row, "config")?;
+    let corrupt = |source| Error::Corrupt { column: "config", source };
+    let config = serde_json::from_str(config).map_err(|error| corrupt(error.into()))?;
+    Ok(Tenant {
+        tenant_id: get(row, "tenant_id")?,
+        name: get(row, "name")?,
+        status: word(row, "status", TenantStatus::from_word)?,
+        config: Config::parse(&config).map_err(|error| corrupt(error.into()))?,
+        created_at: get(row, "created_at")?,
+    })
+}

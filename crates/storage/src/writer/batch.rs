@@ -1,0 +1,158 @@
+//! The statements that store messages.
+//!
+//! Both do the same, for one message and for many: the sender must be a member, `reply_to` a
+//! message of the room, and the `client_message_id` new; then the room's row is locked, its
+//! counter moved, the messages stored and the sender's own positions set to them. A message that
+//! breaks a rule is missing from the result and has cost no number.
+
+use std::collections::HashMap;
+
+use chatapi_domain::{Json, Timestamp};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Row, Statement};
+
+use super::{Job, Outcome};
+
+/// Times are taken after the lock, so that they follow `seq`, also when the clock steps back.
+const ONE: &str = "
+    with bumped as (
+        update rooms r
+           set last_seq = r.last_seq + 1,
+               active_at = greatest(r.active_at, clock_timestamp()),
+               active_hour = floor(extract(epoch from greatest(r.active_at, clock_timestamp())) / 3600)::int
+         where r.tenant_id = $1 and r.room_id = $2
+           and exists (select from room_members m
+                        where m.tenant_id = $1 and m.user_id = $3 and m.room_id = $2)
+           and ($8::uuid is null or exists (
+                   select from messages q where q.tenant_id = $1 and q.message_id = $8 and q.room_id = $2))
+           and ($7::text is null or not exists (
+                   select from messages d where d.tenant_id = $1 and d.room_id = $2
+                      and d.sender_id = $3 and d.client_message_id = $7))
+        returning r.last_seq as seq, r.active_at),
+    read as (
+        update room_members m set delivered_seq = bumped.seq, read_seq = bumped.seq, receipt_at = bumped.active_at
+          from bumped where m.tenant_id = $1 and m.user_id = $3 and m.room_id = $2)
+    insert into messages (tenant_id, room_id, seq, message_id, sender_id, content, meta, client_message_id,
+                          reply_to, created_at)
+    select $1, $2, seq, $4, $3, $5, $6::text::json, $7, $8, active_at from bumped
+    returning 1::bigint as ord, seq, created_at";
+
+/// Rooms are locked in the order of their ids: batches of several nodes would deadlock otherwise.
+const MANY: &str = "
+    with input as materialized (
+        select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+                             $8::uuid[])
+            with ordinality as t (tenant_id, room_id, sender_id, message_id, content, meta, client_message_id,
+                                  reply_to, ord)),
+    allowed as (
+        select i.tenant_id, i.room_id, count(*) as n,
+               array_agg(i.ord order by i.ord) as ords, array_agg(i.sender_id order by i.ord) as senders,
+               array_agg(i.message_id order by i.ord) as ids, array_agg(i.content order by i.ord) as contents,
+               array_agg(i.meta order by i.ord) as metas, array_agg(i.client_message_id order by i.ord) as client_ids,
+               array_agg(i.reply_to order by i.ord) as replies
+          from input i
+          join room_members m on m.tenant_id = i.tenant_id and m.user_id = i.sender_id and m.room_id = i.room_id
+         where (i.reply_to is null or exists (
+                   select from messages q
+                    where q.tenant_id = i.tenant_id and q.message_id = i.reply_to and q.room_id = i.room_id))
+           and (i.client_message_id is null or not exists (
+                   select from messages d where d.tenant_id = i.tenant_id and d.room_id = i.room_id
+                      and d.sender_id = i.sender_id and d.client_message_id = i.client_message_id))
+         group by i.tenant_id, i.room_id),
+    locked as (
+        select a.* from allowed a join rooms r using (tenant_id, room_id)
+         order by r.tenant_id, r.room_id for no key update of r),
+    bumped as (
+        update rooms r
+           set last_seq = r.last_seq + l.n,
+               active_at = greatest(r.active_at, clock_timestamp()),
+               active_hour = floor(extract(epoch from greatest(r.active_at, clock_timestamp())) / 3600)::int
+          from locked l where r.tenant_id = l.tenant_id and r.room_id = l.room_id
+        returning r.tenant_id, r.room_id, r.last_seq - l.n as base, r.active_at,
+                  l.ords, l.senders, l.ids, l.contents, l.metas, l.client_ids, l.replies),
+    numbered as materialized (
+        select b.tenant_id, b.room_id, b.base + x.nth as seq, b.active_at,
+               x.ord, x.sender_id, x.message_id, x.content, x.meta, x.client_message_id, x.reply_to
+          from bumped b,
+               unnest(b.ords, b.senders, b.ids, b.contents, b.metas, b.client_ids, b.replies) with ordinality
+                   as x (ord, sender_id, message_id, content, meta, client_message_id, reply_to, nth)),
+    read as (
+        update room_members m set delivered_seq = n.seq, read_seq = n.seq, receipt_at = n.active_at
+          from (select tenant_id, room_id, sender_id, max(seq) as seq, max(active_at) as active_at
+                  from numbered group by tenant_id, room_id, sender_id) n
+         where m.tenant_id = n.tenant_id and m.user_id = n.sender_id and m.room_id = n.room_id),
+    stored as (
+        insert into messages (tenant_id, room_id, seq, message_id, sender_id, content, meta, client_message_id,
+                              reply_to, created_at)
+        select tenant_id, room_id, seq, message_id, sender_id, content, meta::json, client_message_id,
+               reply_to, active_at
+          from numbered)
+    select ord, seq, active_at as created_at from numbered";
+
+/// The prepared statements of one connection.
+#[derive(Debug)]
+pub(super) struct Statements {
+    one: Statement,
+    many: Statement,
+}
+
+impl Statements {
+    pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
+        let (one, many) = tokio::try_join!(client.prepare(ONE), client.prepare(MANY))?;
+        Ok(Self { one, many })
+    }
+
+    /// Stores what may be stored of `jobs`, in one statement: all of it or, on an error, nothing.
+    pub(super) async fn store(&self, client: &Client, jobs: &[Job]) -> Result<Vec<Outcome>, Error> {
+        let rows = match jobs {
+            [job] => self.one(client, job).await?,
+            jobs => self.many(client, jobs).await?,
+        };
+        let mut places: HashMap<i64, Outcome> = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let (ord, outcome) = read(row)?;
+            places.insert(ord, outcome);
+        }
+        Ok((1..).take(jobs.len()).map(|ord| places.remove(&ord).unwrap_or(Outcome::Refused)).collect())
+    }
+
+    async fn one(&self, client: &Client, job: &Job) -> Result<Vec<Row>, Error> {
+        let new = &job.new;
+        let (content, meta) = (new.content.as_str(), new.meta.as_ref().map(Json::as_str));
+        let params: [&(dyn ToSql + Sync); 8] = [
+            &job.tenant,
+            &new.room_id,
+            &new.sender_id,
+            &new.message_id,
+            &content,
+            &meta,
+            &new.client_message_id,
+            &new.reply_to,
+        ];
+        client.query(&self.one, &params).await
+    }
+
+    async fn many(&self, client: &Client, jobs: &[Job]) -> Result<Vec<Row>, Error> {
+        fn column<'a, T>(jobs: &'a [Job], value: impl Fn(&'a Job) -> T) -> Vec<T> {
+            jobs.iter().map(value).collect()
+        }
+        let tenants = column(jobs, |job| &job.tenant);
+        let rooms = column(jobs, |job| &job.new.room_id);
+        let senders = column(jobs, |job| &job.new.sender_id);
+        let ids = column(jobs, |job| &job.new.message_id);
+        let contents = column(jobs, |job| job.new.content.as_str());
+        let metas = column(jobs, |job| job.new.meta.as_ref().map(Json::as_str));
+        let client_ids = column(jobs, |job| job.new.client_message_id.as_ref());
+        let replies = column(jobs, |job| job.new.reply_to);
+        client.query(&self.many, &[&tenants, &rooms, &senders, &ids, &contents, &metas, &client_ids, &replies]).await
+    }
+}
+
+/// The statements of [`Statements`], for a test that looks at their plans.
+#[cfg(test)]
+pub(crate) const ALL: [&str; 2] = [ONE, MANY];
+
+fn read(row: &Row) -> Result<(i64, Outcome), Error> {
+    let (seq, created_at): (i64, Timestamp) = (row.try_get("seq")?, row.try_get("created_at")?);
+    Ok((row.try_get("ord")?, Outcome::Stored { seq, created_at }))
+}
