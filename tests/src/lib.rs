@@ -1,1 +1,9 @@
+//! What the end-to-end tests share: the built binary as a running process, and its callers.
 
+mod answer;
+mod app;
+mod caller;
+
+pub use answer::Answer;
+pub use app::{App, Builder, binary};
+pub use caller::{Caller, Tenant};

@@ -28,12 +28,13 @@ pub(crate) struct Folder {
 impl Folder {
     /// Makes the folder if need be and locks it.
     pub(crate) fn claim(data_dir: &Path, account: Account) -> Result<Self, Error> {
+        let wanted = std::path::absolute(data_dir).map_err(Error::io("cannot tell the present folder"))?;
+        if let Some(closed) = account.closed_ancestor(&wanted) {
+            return Err(Error::Unreachable { folder: wanted, closed });
+        }
         let existed = data_dir.exists();
         fs::create_dir_all(data_dir).map_err(Error::io(format!("cannot make {}", data_dir.display())))?;
         let root = data_dir.canonicalize().map_err(Error::io(format!("cannot open {}", data_dir.display())))?;
-        if let Some(closed) = account.closed_ancestor(&root) {
-            return Err(Error::Unreachable { folder: root, closed });
-        }
         if !existed {
             let mode = Permissions::from_mode(0o700);
             fs::set_permissions(&root, mode).map_err(Error::io(format!("cannot protect {}", root.display())))?;

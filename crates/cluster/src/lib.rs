@@ -12,13 +12,21 @@ mod folder;
 mod postmaster;
 mod programs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use postmaster::Cluster;
 pub use programs::Programs;
 
 /// The database, and the superuser, that a new cluster has.
 pub const DATABASE: &str = "chatapi";
+
+/// A folder that the user `postgres` can reach, for one that it cannot: the same name for the same
+/// folder, under `/var/lib/chatapi`.
+#[must_use]
+pub fn reachable_instead_of(folder: &Path) -> PathBuf {
+    let name = folder.to_string_lossy().trim_matches('/').replace('/', "-");
+    Path::new("/var/lib/chatapi").join(name)
+}
 
 /// What a cluster is started with.
 #[derive(Debug, Clone)]

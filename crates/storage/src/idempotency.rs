@@ -99,7 +99,7 @@ const KEEP_ANSWER: &str = "
            for share of m for key share of r)
     update idempotency_keys
        set status = $5, room_id = $7, message_id = $8,
-           body = case when $8::uuid is null or exists (select from shown where deleted_at is null) then $6 end
+           body = case when $8::uuid is null or exists (select from shown where deleted_at is null) then $6::bytea end
      where tenant_id = $1 and caller = $2 and path = $3 and key = $4";
 
 const RELEASE: &str = "

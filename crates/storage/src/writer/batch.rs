@@ -148,10 +148,6 @@ impl Statements {
     }
 }
 
-/// The statements of [`Statements`], for a test that looks at their plans.
-#[cfg(test)]
-pub(crate) const ALL: [&str; 2] = [ONE, MANY];
-
 fn read(row: &Row) -> Result<(i64, Outcome), Error> {
     let (seq, created_at): (i64, Timestamp) = (row.try_get("seq")?, row.try_get("created_at")?);
     Ok((row.try_get("ord")?, Outcome::Stored { seq, created_at }))

@@ -1,0 +1,202 @@
+//! Assembles the server, and takes it apart again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chatapi_auth::Verifier;
+use chatapi_cluster::Cluster;
+use chatapi_http::{Api, Options as ApiOptions};
+use chatapi_storage::{Connector, Error as StoreError, Options as StoreOptions, Store};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, Database};
+
+/// Why the server ended, if not because it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("cannot listen on {address} (LISTEN_ADDR): {source}")]
+    Listen { address: String, source: std::io::Error },
+    #[error(transparent)]
+    Cluster(#[from] chatapi_cluster::Error),
+    #[error("{}", with_sources(.0))]
+    Store(#[from] StoreError),
+    #[error("cannot handle signals: {0}")]
+    Signals(std::io::Error),
+    #[error("the cluster's own URL is not usable: {0}")]
+    Url(#[from] chatapi_storage::InvalidUrl),
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl Failure {
+    /// 2 for what somebody must set right before another try, 1 for the rest.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        use chatapi_cluster::Error::{InUse, Io, NoAccount, Program, ProgramsMissing, Unreachable};
+        match self {
+            Self::Cluster(ProgramsMissing { .. } | NoAccount | Unreachable { .. } | InUse { .. })
+            | Self::Listen { .. } => ExitCode::from(2),
+            Self::Cluster(Program { .. } | Io { .. }) | Self::Store(_) | Self::Signals(_) | Self::Url(_) => {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Serves until a signal comes.
+pub(crate) async fn run(config: Config) -> Result<(), Failure> {
+    if config.short_master_key {
+        tracing::warn!("MASTER_API_KEY has fewer than 32 characters; make one with: openssl rand -hex 32");
+    }
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    watch_signals(&tasks, stop.clone())?;
+    let listener = listen(&config.listen).await?;
+    let (connector, cluster) = database(&config, &tasks, &stop).await?;
+
+    let options = StoreOptions { pool_size: config.pool_size, writers: config.writers };
+    let store = Store::connect(connector, options)?;
+    let verifier = Verifier::new(store.clone(), config.master, config.defaults, tasks.clone());
+    let api_options = ApiOptions { trusted_proxies: config.trusted_proxies, metrics_token: config.metrics_token };
+    let api = Arc::new(Api::new(store.clone(), verifier, api_options, TaskTracker::new()));
+
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "Listening");
+    }
+    let serving = chatapi_http::serve(api.clone(), listener, stop.clone(), config.drain);
+    let preparing = async {
+        let prepared = stop.run_until_cancelled(prepare(&store)).await.unwrap_or(Ok(()));
+        match &prepared {
+            Ok(()) if !stop.is_cancelled() => {
+                api.set_ready(true);
+                tracing::info!("Ready");
+                stop.cancelled().await;
+                api.set_ready(false);
+                tracing::info!("Stopping");
+            }
+            _ => stop.cancel(),
+        }
+        prepared
+    };
+    let ((), prepared) = tokio::join!(serving, preparing);
+
+    // The writers finish what they have accepted; a database that is away must not keep us.
+    let _ = timeout(config.drain.max(Duration::from_secs(1)), store.close()).await;
+    if let Some(cluster) = cluster
+        && let Ok(Some(cluster)) = cluster.await
+    {
+        cluster.stop().await?;
+    }
+    prepared?;
+    tracing::info!("Stopped");
+    Ok(())
+}
+
+/// Brings the schema up to date; waits for a database that is away.
+async fn prepare(store: &Store) -> Result<(), StoreError> {
+    loop {
+        match store.migrate().await {
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(error = with_sources(&error), "Waiting for the database");
+                sleep(Duration::from_secs(1)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn listen(address: &str) -> Result<TcpListener, Failure> {
+    let failed = |source| Failure::Listen { address: address.to_owned(), source };
+    let Some(port) = address.strip_prefix(':') else {
+        return TcpListener::bind(address).await.map_err(failed);
+    };
+    // Both families at once; where there is no IPv6, the other alone.
+    let port: u16 = port.parse().map_err(|_| failed(std::io::ErrorKind::InvalidInput.into()))?;
+    match TcpListener::bind(SocketAddr::from(([0_u16; 8], port))).await {
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::from(([0_u8; 4], port))).await.map_err(failed)
+        }
+        bound => bound.map_err(failed),
+    }
+}
+
+type Supervised = JoinHandle<Option<Cluster>>;
+
+/// The database to connect to, started if it is our own.
+async fn database(
+    config: &Config,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<(Connector, Option<Supervised>), Failure> {
+    let (data_dir, bin_dir) = match &config.database {
+        Database::Url(connector) => return Ok(((**connector).clone(), None)),
+        Database::Embedded { data_dir, bin_dir } => (data_dir, bin_dir),
+    };
+    let mut options = chatapi_cluster::Options::new(data_dir.clone().unwrap_or_else(|| PathBuf::from("data")));
+    options.bin_dir.clone_from(bin_dir);
+    let ours = u32::try_from(config.pool_size + config.writers).unwrap_or(u32::MAX);
+    options.max_connections = ours.saturating_add(20).max(100);
+    let cluster = match Cluster::start(&options).await {
+        Err(chatapi_cluster::Error::Unreachable { folder, .. }) if data_dir.is_none() => {
+            // As root, below a folder like /root that the user postgres cannot enter.
+            options.data_dir = chatapi_cluster::reachable_instead_of(&folder);
+            tracing::warn!(
+                folder = %options.data_dir.display(),
+                "The user postgres cannot reach ./data, so the database is kept elsewhere (set DATA_DIR to choose)"
+            );
+            Cluster::start(&options).await?
+        }
+        started => started?,
+    };
+    let connector = Connector::parse(&cluster.url())?;
+    Ok((connector, Some(tasks.spawn(supervise(cluster, stop.clone())))))
+}
+
+/// Starts the database again whenever it ends, until `stop`.
+async fn supervise(mut cluster: Cluster, stop: CancellationToken) -> Option<Cluster> {
+    loop {
+        let ended = stop.run_until_cancelled(cluster.ended()).await;
+        let Some(ended) = ended else { return Some(cluster) };
+        tracing::error!(status = ended.ok().map(|status| status.to_string()), "PostgreSQL ended; starting it again");
+        loop {
+            // Not cut short: a server half started would be left behind.
+            match cluster.restart().await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::error!(%error, "PostgreSQL does not start; trying again");
+                    stop.run_until_cancelled(sleep(Duration::from_secs(1))).await?;
+                }
+            }
+        }
+        tracing::info!("PostgreSQL runs again");
+    }
+}
+
+/// The first SIGTERM or SIGINT stops the server in order, a second one at once.
+fn watch_signals(tasks: &TaskTracker, stop: CancellationToken) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signals)?;
+    tasks.spawn(async move {
+        for order in [false, true] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if order {
+                std::process::exit(1);
+            }
+            stop.cancel();
+        }
+    });
+    Ok(())
+}

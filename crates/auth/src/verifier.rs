@@ -1,0 +1,338 @@
+//! From what a caller presents to who it is.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use chatapi_domain::{Bucket, Defaults, KeyId, Settings, Tenant, TenantId, TenantStatus, Timestamp, Verdict};
+use chatapi_storage::{FoundKey, Store};
+use moka::future::Cache;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::task::TaskTracker;
+
+use crate::attempts::Attempts;
+use crate::key::verify_secret;
+use crate::{ApiKey, MasterKeys, Moment};
+
+/// Verified keys remembered; some 1 KiB each.
+const MAX_KEYS: u64 = 100_000;
+
+/// From this age on an entry is read again in the background, without argon2; at twice the age
+/// before it is used. So what another node changed is in force here within 30 s at the latest.
+const FRESH: u64 = 15_000_000_000;
+
+/// A key nobody used for this long is forgotten.
+const IDLE: Duration = Duration::from_hours(1);
+
+/// Look-ups of unknown keys at once: a stream of them may not fill the pool.
+const LOOKUPS: usize = 4;
+
+/// Who asks: a tenant, by one of its keys, with the settings in force.
+#[derive(Debug)]
+pub struct Caller {
+    /// The tenant, as it was when its key was last read.
+    pub tenant: Tenant,
+    /// The key's public part.
+    pub key_id: KeyId,
+    /// What is in force for the tenant.
+    pub settings: Settings,
+    bucket: Arc<Bucket>,
+    expires_at: Option<Timestamp>,
+}
+
+impl Caller {
+    /// Charges the tenant for one request. The bucket is one for all its keys.
+    #[must_use]
+    pub fn charge(&self, now: Moment) -> Verdict {
+        self.bucket.take(self.settings.rate, now.monotonic)
+    }
+}
+
+/// Why a caller is not let in.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Denied {
+    /// Nothing was presented.
+    #[error("no key was presented")]
+    Missing,
+    /// What was presented opens nothing; the reason is for the log, not for the caller.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The key is right, but its tenant is switched off.
+    #[error("tenant suspended")]
+    Suspended,
+    /// This address has failed too often.
+    #[error("too many failed attempts")]
+    TooManyFailures {
+        /// When it may try again, in nanoseconds.
+        retry_nanos: u64,
+    },
+    /// Nobody can say at the moment.
+    #[error("the key could not be verified")]
+    Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// A key that was verified, with what was read then.
+#[derive(Debug)]
+struct Known {
+    caller: Arc<Caller>,
+    secret_hash: String,
+    read_at: u64,
+    refreshing: AtomicBool,
+}
+
+/// Finds out who asks. One a process.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    master: MasterKeys,
+    defaults: Defaults,
+    /// By the SHA-256 of the whole key.
+    known: Cache<[u8; 32], Arc<Known>>,
+    /// Keys whose secret is wrong: not worth another argon2.
+    wrong: moka::sync::Cache<[u8; 32], ()>,
+    buckets: moka::sync::Cache<TenantId, Arc<Bucket>>,
+    attempts: Attempts,
+    lookups: Semaphore,
+    hashing: Semaphore,
+    tasks: TaskTracker,
+}
+
+impl Verifier {
+    /// A verifier over the keys in `store`. Background reads run on `tasks`.
+    #[must_use]
+    pub fn new(store: Store, master: MasterKeys, defaults: Defaults, tasks: TaskTracker) -> Self {
+        let cores = available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                master,
+                defaults,
+                known: Cache::builder().max_capacity(MAX_KEYS).time_to_idle(IDLE).build(),
+                wrong: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(1)).build(),
+                buckets: moka::sync::Cache::builder().max_capacity(1_000_000).time_to_idle(IDLE * 2).build(),
+                attempts: Attempts::new(),
+                lookups: Semaphore::new(LOOKUPS),
+                hashing: Semaphore::new(cores.div_ceil(2)),
+                tasks,
+            }),
+        }
+    }
+
+    /// What is in force where a tenant sets nothing.
+    #[must_use]
+    pub fn defaults(&self) -> &Defaults {
+        &self.inner.defaults
+    }
+
+    /// The tenant whose key this is.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`].
+    pub async fn tenant(&self, key: Option<&str>, from: IpAddr, now: Moment) -> Result<Arc<Caller>, Denied> {
+        let key = key.ok_or(Denied::Missing)?;
+        let result = self.find(key, from, now).await;
+        match &result {
+            Ok(caller) => {
+                // Shown as the guide shows it, at level info, but only to those who debug.
+                if tracing::enabled!(tracing::Level::DEBUG) {
+                    tracing::info!(tenant_id = %caller.tenant.tenant_id, key_id = %caller.key_id, "Tenant validated");
+                }
+            }
+            Err(denied @ (Denied::Invalid(_) | Denied::Suspended)) => {
+                let key_id = ApiKey::parse(key).ok().map(|key| key.key_id().to_string());
+                tracing::error!(error = %denied, key_id, "Invalid API key");
+            }
+            Err(Denied::Missing | Denied::TooManyFailures { .. } | Denied::Unavailable(_)) => {}
+        }
+        result
+    }
+
+    async fn find(&self, key: &str, from: IpAddr, now: Moment) -> Result<Arc<Caller>, Denied> {
+        let fingerprint: [u8; 32] = Sha256::digest(key.as_bytes()).into();
+        let Some(known) = self.inner.known.get(&fingerprint).await else {
+            return self.meet(key, fingerprint, from, now).await;
+        };
+        let age = now.monotonic.saturating_sub(known.read_at);
+        if age > 2 * FRESH {
+            return self.read_again(key, fingerprint, &known, now).await;
+        }
+        if age > FRESH && !known.refreshing.swap(true, Ordering::Relaxed) {
+            let (this, key, known) = (self.clone(), SecretString::from(key), known.clone());
+            self.inner.tasks.spawn(async move {
+                // An error shows when the entry is too old to be used.
+                let _ = this.read_again(key.expose_secret(), fingerprint, &known, now).await;
+                known.refreshing.store(false, Ordering::Relaxed);
+            });
+        }
+        match known.caller.expires_at {
+            Some(expiry) if expiry <= now.wall => Err(Denied::Invalid("key expired")),
+            _ => Ok(known.caller.clone()),
+        }
+    }
+
+    /// Verifies a key that was not seen before. Equal keys at once are one flight.
+    async fn meet(&self, key: &str, fingerprint: [u8; 32], from: IpAddr, now: Moment) -> Result<Arc<Caller>, Denied> {
+        let first = self.inner.known.try_get_with(fingerprint, self.verify(key, fingerprint, from, now));
+        match first.await {
+            Ok(known) => Ok(known.caller.clone()),
+            Err(denied) => Err((*denied).clone()),
+        }
+    }
+
+    async fn verify(&self, key: &str, fingerprint: [u8; 32], from: IpAddr, now: Moment) -> Result<Arc<Known>, Denied> {
+        let inner = &*self.inner;
+        let failed = |denied: Denied| {
+            inner.attempts.failed(from, now.monotonic);
+            denied
+        };
+        let _lookup = self.permit_if_allowed(&inner.lookups, from, now).await?;
+        let presented = ApiKey::parse(key).map_err(|_| failed(Denied::Invalid("tenant not found")))?;
+        if inner.wrong.contains_key(&fingerprint) {
+            return Err(failed(Denied::Invalid("wrong secret")));
+        }
+        let found = self.lookup(&presented).await?.ok_or_else(|| failed(Denied::Invalid("tenant not found")))?;
+        if !self.secret_fits(presented.secret().clone(), found.key.secret_hash.clone()).await? {
+            inner.wrong.insert(fingerprint, ());
+            return Err(failed(Denied::Invalid("wrong secret")));
+        }
+        self.admit(found, now)
+    }
+
+    /// Reads the state of a key again: no argon2, if its hash is still the one it was verified
+    /// against.
+    async fn read_again(
+        &self,
+        key: &str,
+        fingerprint: [u8; 32],
+        known: &Known,
+        now: Moment,
+    ) -> Result<Arc<Caller>, Denied> {
+        let presented = ApiKey::parse(key).map_err(|_| Denied::Invalid("tenant not found"))?;
+        let found = self.lookup(&presented).await?.filter(|found| found.key.secret_hash == known.secret_hash);
+        let admitted = found.ok_or(Denied::Invalid("tenant not found")).and_then(|found| self.admit(found, now));
+        match admitted {
+            Ok(known) => {
+                self.inner.known.insert(fingerprint, known.clone()).await;
+                Ok(known.caller.clone())
+            }
+            Err(denied) => {
+                self.inner.known.invalidate(&fingerprint).await;
+                Err(denied)
+            }
+        }
+    }
+
+    async fn lookup(&self, key: &ApiKey) -> Result<Option<FoundKey>, Denied> {
+        let found = self.inner.store.keys().find(key.key_id()).await;
+        found.map_err(|error| Denied::Unavailable(Arc::new(error)))
+    }
+
+    /// The caller that a verified key stands for, if key and tenant are in force.
+    fn admit(&self, found: FoundKey, now: Moment) -> Result<Arc<Known>, Denied> {
+        let FoundKey { key, tenant } = found;
+        if key.revoked_at.is_some() {
+            return Err(Denied::Invalid("key revoked"));
+        }
+        if key.expires_at.is_some_and(|expiry| expiry <= now.wall) {
+            return Err(Denied::Invalid("key expired"));
+        }
+        match tenant.status {
+            TenantStatus::Active => {}
+            TenantStatus::Suspended => return Err(Denied::Suspended),
+            TenantStatus::Deleting => return Err(Denied::Invalid("tenant not found")),
+        }
+        let caller = Caller {
+            key_id: key.key_id,
+            settings: tenant.config.settings(&self.inner.defaults),
+            bucket: self.inner.buckets.get_with(tenant.tenant_id, Arc::default),
+            tenant,
+            expires_at: key.expires_at,
+        };
+        Ok(Arc::new(Known {
+            caller: Arc::new(caller),
+            secret_hash: key.secret_hash,
+            read_at: now.monotonic,
+            refreshing: AtomicBool::new(false),
+        }))
+    }
+
+    /// Checks that this is the operator.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`].
+    pub async fn operator(&self, key: Option<&str>, from: IpAddr, now: Moment) -> Result<(), Denied> {
+        let master = &self.inner.master;
+        let key = key.ok_or(Denied::Missing)?;
+        if master.is_known(key) {
+            return Ok(());
+        }
+        let fits = {
+            let _permit = self.permit_if_allowed(&self.inner.lookups, from, now).await?;
+            master.has_hash() && self.fits_master_hash(key.into()).await?
+        };
+        if fits {
+            return Ok(());
+        }
+        self.inner.attempts.failed(from, now.monotonic);
+        tracing::error!(address = %from, "Invalid master key");
+        Err(Denied::Invalid("wrong master key"))
+    }
+
+    /// A permit, unless the address has failed too often, before or while it waited.
+    async fn permit_if_allowed<'a>(
+        &self,
+        permits: &'a Semaphore,
+        from: IpAddr,
+        now: Moment,
+    ) -> Result<SemaphorePermit<'a>, Denied> {
+        let check = || match self.inner.attempts.blocked(from, now.monotonic) {
+            Some(retry_nanos) => Err(Denied::TooManyFailures { retry_nanos }),
+            None => Ok(()),
+        };
+        check()?;
+        let permit = permits.acquire().await.map_err(|error| Denied::Unavailable(Arc::new(error)))?;
+        check()?;
+        Ok(permit)
+    }
+
+    async fn secret_fits(&self, secret: SecretString, hash: String) -> Result<bool, Denied> {
+        self.hash(move || verify_secret(&secret, &hash)).await
+    }
+
+    async fn fits_master_hash(&self, key: SecretString) -> Result<bool, Denied> {
+        let inner = self.inner.clone();
+        self.hash(move || inner.master.fits_hash(&key)).await
+    }
+
+    /// Makes a new key and its hash.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied::Unavailable`] if the system has no randomness or memory for it.
+    pub async fn new_key(&self) -> Result<(ApiKey, String), Denied> {
+        let made = self.hash(|| {
+            let key = ApiKey::generate().map_err(|error| error.to_string())?;
+            let hash = crate::hash_secret(key.secret()).map_err(|error| error.to_string())?;
+            Ok::<_, String>((key, hash))
+        });
+        made.await?.map_err(|error| Denied::Unavailable(Arc::from(Box::from(error))))
+    }
+
+    /// Runs an argon2 on a thread where it blocks nobody, few at a time.
+    async fn hash<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Denied> {
+        let _permit = self.inner.hashing.acquire().await.map_err(|error| Denied::Unavailable(Arc::new(error)))?;
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Denied::Unavailable(Arc::new(error)))
+    }
+}

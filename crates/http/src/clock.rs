@@ -1,0 +1,20 @@
+//! The clocks: here time enters.
+
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use chatapi_auth::Moment;
+use chatapi_domain::Timestamp;
+
+/// The present.
+pub(crate) fn now() -> Moment {
+    static START: OnceLock<Instant> = OnceLock::new();
+    // One second more than the process has run: an age of zero is never the beginning of time.
+    let monotonic = START.get_or_init(Instant::now).elapsed().as_nanos() + 1_000_000_000;
+    #[expect(clippy::disallowed_methods, reason = "the edge")]
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    Moment {
+        wall: Timestamp::from_micros(i64::try_from(wall).unwrap_or(i64::MAX)),
+        monotonic: u64::try_from(monotonic).unwrap_or(u64::MAX),
+    }
+}

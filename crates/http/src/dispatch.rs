@@ -1,0 +1,283 @@
+//! From a request to its answer: id, route, who asks, what it may spend, the handler, the headers.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use chatapi_auth::{Caller, Moment};
+use chatapi_domain::{RequestId, Verdict};
+use chatapi_storage::{Work, measured};
+use futures_util::FutureExt;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, Request, Response};
+use serde::Serialize;
+use tracing::Instrument;
+
+use crate::api::Api;
+use crate::call::Call;
+use crate::error::{ApiError, Kind};
+use crate::reply::{ContentType, Reply};
+use crate::route::{Access, Found, Route};
+use crate::{body, clock, cors, idempotency, limits, proxies, routes};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What is known of a request beside its answer.
+#[derive(Default)]
+struct Facts {
+    route: Option<Route>,
+    caller: Option<Arc<Caller>>,
+    verdict: Option<Verdict>,
+    work: Work,
+}
+
+/// Answers a request. It cannot fail: whatever happens becomes an answer.
+pub(crate) async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (start, now) = (Instant::now(), clock::now());
+    let (parts, body) = request.into_parts();
+    let request_id = request_id(&parts.headers, now);
+    // At level error, so that every line of the request carries its id whatever the filter.
+    let span = tracing::error_span!("request", request_id = %request_id);
+    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+    let origin = parts.headers.get(header::ORIGIN).cloned();
+
+    let mut facts = Facts::default();
+    let steps = run(&api, peer, now, parts, body, &request_id, &mut facts);
+    // The handler counts for itself, as it may run on a task of its own.
+    let result = AssertUnwindSafe(steps).catch_unwind().instrument(span.clone()).await;
+    let result = result.unwrap_or_else(|_| Err(ApiError::internal("a handler panicked")));
+
+    let _entered = span.enter();
+    let mut response = match result {
+        Ok(Outcome::Reply(reply)) => respond(reply),
+        Ok(Outcome::Preflight(response)) => *response,
+        Err(error) => {
+            log_error(&error);
+            respond_error(&error, &request_id)
+        }
+    };
+    add_headers(response.headers_mut(), &api, &facts, origin.as_ref(), &request_id, now);
+    let (status, elapsed) = (response.status(), start.elapsed());
+    api.metrics.answered(facts.route, status, elapsed);
+    tracing::debug!(
+        target: "chatapi::access",
+        %method,
+        path,
+        status = status.as_u16(),
+        tenant_id = facts.caller.as_ref().map(|caller| caller.tenant.tenant_id.to_string()),
+        queries = facts.work.queries,
+        database_us = u64::try_from(facts.work.waited.as_micros()).unwrap_or(u64::MAX),
+        elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+        "Answered"
+    );
+    response
+}
+
+enum Outcome {
+    Reply(Reply),
+    Preflight(Box<Response<Full<Bytes>>>),
+}
+
+async fn run(
+    api: &Arc<Api>,
+    peer: IpAddr,
+    now: Moment,
+    parts: Parts,
+    body: Incoming,
+    request_id: &str,
+    facts: &mut Facts,
+) -> Result<Outcome, ApiError> {
+    let (route, segments) = match api.router.find(&parts.method, parts.uri.path()) {
+        Found::Route(route, segments) => (route, segments.into_iter().map(str::to_owned).collect()),
+        Found::OtherMethods(methods) if parts.method == Method::OPTIONS => {
+            return Ok(Outcome::Preflight(Box::new(preflight(api, &parts.headers, &methods).await)));
+        }
+        Found::OtherMethods(methods) => return Err(ApiError::method_not_allowed(allow(&methods))),
+        Found::Nothing => return Err(ApiError::not_found("Path")),
+    };
+    facts.route = Some(route);
+    authenticate(api, peer, now, route.spec().access, &parts.headers, facts).await?;
+
+    let reads_only = parts.method == Method::GET || parts.method == Method::HEAD;
+    let body = if reads_only {
+        Bytes::new()
+    } else {
+        body::read(&parts.headers, body, route.body_limit(), &api.tasks).await?
+    };
+    let call = Call {
+        api: api.clone(),
+        caller: facts.caller.clone(),
+        segments,
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().map(str::to_owned),
+        headers: parts.headers,
+        body,
+        now,
+        subject: None,
+    };
+    let (result, work) = if reads_only {
+        measured(Box::pin(routes::handle(route, call))).await
+    } else {
+        run_to_the_end(api, route, parts.method == Method::POST, call, request_id).await?
+    };
+    facts.work = work;
+    result.map(Outcome::Reply)
+}
+
+/// Runs a request that changes something on a task of its own: a client that hangs up does not
+/// stop it half way.
+async fn run_to_the_end(
+    api: &Arc<Api>,
+    route: Route,
+    repeatable: bool,
+    call: Call,
+    request_id: &str,
+) -> Result<(Result<Reply, ApiError>, Work), ApiError> {
+    let key = if repeatable { idempotency::key(&call.headers)? } else { None };
+    let request_id = request_id.to_owned();
+    let work = async move {
+        match key {
+            None => Box::pin(routes::handle(route, call)).await,
+            Some(key) => Box::pin(idempotency::once(key, call, &request_id, |call| routes::handle(route, call))).await,
+        }
+    };
+    api.tasks.spawn(measured(work).in_current_span()).await.map_err(ApiError::internal)
+}
+
+async fn authenticate(
+    api: &Api,
+    peer: IpAddr,
+    now: Moment,
+    access: Access,
+    headers: &HeaderMap,
+    facts: &mut Facts,
+) -> Result<(), ApiError> {
+    // A header that is no text is a key that does not fit.
+    let key = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let from = || proxies::client_address(peer, headers, &api.options.trusted_proxies);
+    match access {
+        Access::Public => Ok(()),
+        Access::Operator => {
+            let allowed = api.verifier.operator(key("x-master-key"), from(), now).await;
+            allowed.map_err(|denied| ApiError::denied(denied, access))
+        }
+        Access::Tenant => {
+            let caller = api.verifier.tenant(key("x-api-key"), from(), now).await;
+            let caller = facts.caller.insert(caller.map_err(|denied| ApiError::denied(denied, access))?);
+            let verdict = *facts.verdict.insert(caller.charge(now));
+            let message = "The tenant is over its rate limit";
+            if verdict.allowed { Ok(()) } else { Err(ApiError::rate_limited(message, verdict.retry_nanos)) }
+        }
+    }
+}
+
+fn request_id(headers: &HeaderMap, now: Moment) -> String {
+    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+    let given = given.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
+    given.map_or_else(|| RequestId::new(now.wall).to_string(), str::to_owned)
+}
+
+/// The methods of a path, as `Allow` lists them.
+fn allow(methods: &[&str]) -> String {
+    let mut all: Vec<&str> = methods.to_vec();
+    if all.contains(&"GET") {
+        all.push("HEAD");
+    }
+    all.push("OPTIONS");
+    all.join(", ")
+}
+
+async fn preflight(api: &Api, headers: &HeaderMap, methods: &[&'static str]) -> Response<Full<Bytes>> {
+    let mut response = respond(Reply::no_content());
+    let allow = allow(methods);
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && let Ok(text) = origin.to_str()
+        && api.origins.any_allows(text, &api.verifier.defaults().allowed_origins, &api.store).await
+    {
+        cors::grant(response.headers_mut(), origin, &allow);
+    }
+    if let Ok(allow) = HeaderValue::from_str(&allow) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+fn respond(reply: Reply) -> Response<Full<Bytes>> {
+    let empty = reply.body.is_empty();
+    let mut response = Response::new(Full::new(reply.body));
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    if !empty {
+        let content_type = match reply.content_type {
+            ContentType::Json => "application/json",
+            ContentType::Metrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    if reply.replayed {
+        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
+    response
+}
+
+fn respond_error(error: &ApiError, request_id: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(error_body(error, request_id)));
+    *response.status_mut() = error.kind().status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if let Some(allow) = error.allow().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+        headers.insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// The body that every error has.
+pub(crate) fn error_body(error: &ApiError, request_id: &str) -> Bytes {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        error: &'a str,
+        message: &'a str,
+        request_id: &'a str,
+    }
+    let body = Body { error: error.kind().code(), message: error.message(), request_id };
+    serde_json::to_vec(&body).unwrap_or_default().into()
+}
+
+fn add_headers(
+    headers: &mut HeaderMap,
+    api: &Api,
+    facts: &Facts,
+    origin: Option<&HeaderValue>,
+    request_id: &str,
+    now: Moment,
+) {
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if let (Some(caller), Some(verdict)) = (&facts.caller, facts.verdict) {
+        limits::add_headers(headers, caller.settings.rate, verdict, now.wall);
+    }
+    if let Some(origin) = origin
+        && !headers.contains_key(header::ACCESS_CONTROL_ALLOW_METHODS)
+    {
+        let server = || &api.verifier.defaults().allowed_origins;
+        let allowed = facts.caller.as_ref().map_or_else(server, |caller| &caller.settings.allowed_origins);
+        cors::add_headers(headers, origin, allowed);
+    }
+}
+
+fn log_error(error: &ApiError) {
+    match (error.kind(), error.cause()) {
+        (Kind::Internal, Some(cause)) => tracing::error!(error = cause, "A request failed"),
+        (_, Some(cause)) => tracing::warn!(error = cause, "A request was turned away"),
+        (_, None) => {}
+    }
+}

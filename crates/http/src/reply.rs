@@ -1,0 +1,89 @@
+//! Answers.
+
+use bytes::Bytes;
+use chatapi_storage::{Answer, Shows};
+use hyper::StatusCode;
+use serde::Serialize;
+
+use crate::error::ApiError;
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ContentType {
+    Json,
+    /// The text format of Prometheus (`OpenMetrics`).
+    Metrics,
+}
+
+/// What a handler answers.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+    pub(crate) content_type: ContentType,
+    /// Whether this answer was given before, to the same `Idempotency-Key`.
+    pub(crate) replayed: bool,
+    /// The message it shows, with which it is erased.
+    pub(crate) shows: Option<Shows>,
+    /// What is kept for an `Idempotency-Key` instead of the body, where that holds a secret.
+    pub(crate) kept: Option<Bytes>,
+}
+
+impl Reply {
+    /// `200` and this.
+    pub(crate) fn ok(view: &impl Serialize) -> Result<Self, ApiError> {
+        Self::json(StatusCode::OK, view)
+    }
+
+    /// `201` and this if it was made, else `200`.
+    pub(crate) fn made(created: bool, view: &impl Serialize) -> Result<Self, ApiError> {
+        Self::json(if created { StatusCode::CREATED } else { StatusCode::OK }, view)
+    }
+
+    pub(crate) fn json(status: StatusCode, view: &impl Serialize) -> Result<Self, ApiError> {
+        let body = to_json(view)?;
+        Ok(Self { status, body, content_type: ContentType::Json, replayed: false, shows: None, kept: None })
+    }
+
+    /// `204`.
+    pub(crate) fn no_content() -> Self {
+        let body = Bytes::new();
+        let status = StatusCode::NO_CONTENT;
+        Self { status, body, content_type: ContentType::Json, replayed: false, shows: None, kept: None }
+    }
+
+    /// `200` and metrics in text.
+    pub(crate) fn metrics(text: String) -> Self {
+        Self { body: text.into(), content_type: ContentType::Metrics, status: StatusCode::OK, ..Self::no_content() }
+    }
+
+    /// Says which message this shows.
+    pub(crate) fn showing(mut self, shows: Shows) -> Self {
+        self.shows = Some(shows);
+        self
+    }
+
+    /// Says what is kept instead of the body.
+    pub(crate) fn keeping(mut self, view: &impl Serialize) -> Result<Self, ApiError> {
+        self.kept = Some(to_json(view)?);
+        Ok(self)
+    }
+
+    /// An answer that was kept.
+    pub(crate) fn replayed(answer: &Answer, body: Bytes) -> Self {
+        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+        Self { status, body, replayed: true, ..Self::no_content() }
+    }
+
+    /// This answer as it is kept.
+    pub(crate) fn to_answer(&self) -> Answer {
+        let body = self.kept.as_ref().unwrap_or(&self.body);
+        Answer { status: self.status.as_u16(), body: Some(body.to_vec()), shows: self.shows }
+    }
+}
+
+fn to_json(view: &impl Serialize) -> Result<Bytes, ApiError> {
+    let mut body = Vec::with_capacity(512);
+    serde_json::to_writer(&mut body, view).map_err(ApiError::internal)?;
+    Ok(body.into())
+}

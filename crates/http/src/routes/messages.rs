@@ -1,0 +1,113 @@
+//! Messages of rooms.
+
+use chatapi_domain::{ClientMessageId, Content, HistoryQuery, Json, MessageId, NewMessage, Order, RoomId};
+use chatapi_storage::Shows;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::present;
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::reply::Reply;
+use crate::views::{ChangeView, MessageView};
+
+/// What a message is sent with.
+#[derive(Debug, Deserialize)]
+pub struct SendBody {
+    content: String,
+    meta: Option<Box<RawValue>>,
+    client_message_id: Option<String>,
+    reply_to: Option<String>,
+}
+
+/// `POST /rooms/{room_id}/messages`
+pub(crate) async fn send(call: Call) -> Result<Reply, ApiError> {
+    let (sender_id, room_id) = (call.user()?, call.id(0, "Room")?);
+    let body: SendBody = call.json()?;
+    let no_message = |_| ApiError::invalid("reply_to", "expected the message_id of a message of this room");
+    let new = NewMessage {
+        message_id: call.subject.map_or_else(|| MessageId::new(call.now()), MessageId::from_uuid),
+        room_id,
+        sender_id,
+        content: Content::parse(body.content, call.settings()?.max_message_bytes)?,
+        meta: Json::parse("meta", body.meta)?,
+        client_message_id: body.client_message_id.map(ClientMessageId::parse).transpose()?,
+        reply_to: body.reply_to.map(|id| id.parse().map_err(no_message)).transpose()?,
+    };
+    let appended = call.store()?.messages().append(new).await?;
+    if appended.created {
+        call.api.metrics.messages_sent.inc();
+    }
+    let shows = Shows { room_id, message_id: appended.message.message_id };
+    Ok(Reply::made(appended.created, &MessageView::from(&appended.message))?.showing(shows))
+}
+
+/// `GET /rooms/{room_id}/messages`
+pub(crate) async fn list(call: Call) -> Result<Reply, ApiError> {
+    #[derive(Serialize)]
+    struct Page<'a> {
+        messages: Vec<MessageView<'a>>,
+        has_more: bool,
+    }
+    let order = match call.parameter("order").as_deref() {
+        None | Some("asc") => Order::Ascending,
+        Some("desc") => Order::Descending,
+        Some(_) => return Err(ApiError::invalid("order", "expected 'asc' or 'desc'")),
+    };
+    let (after_seq, before_seq) = (call.number("after_seq")?, call.number("before_seq")?);
+    let query = HistoryQuery { after_seq, before_seq, order, limit: call.limit()? };
+    let history = call.store()?.messages().history(call.id(0, "Room")?, &call.actor()?, &query).await?;
+    let messages = history.messages.iter().map(MessageView::from).collect();
+    Reply::ok(&Page { messages, has_more: history.has_more })
+}
+
+/// `GET /rooms/{room_id}/messages/{message_id}`
+pub(crate) async fn get(call: Call) -> Result<Reply, ApiError> {
+    let (room, message) = place(&call)?;
+    let message = call.store()?.messages().get(room, &call.actor()?, message).await?;
+    Reply::ok(&MessageView::from(&message))
+}
+
+fn place(call: &Call) -> Result<(RoomId, MessageId), ApiError> {
+    Ok((call.id(0, "Room")?, call.id(1, "Message")?))
+}
+
+#[derive(Deserialize)]
+struct EditBody {
+    content: String,
+    #[serde(default, deserialize_with = "present")]
+    meta: Option<Option<Box<RawValue>>>,
+}
+
+/// `PUT /rooms/{room_id}/messages/{message_id}`
+pub(crate) async fn edit(call: Call) -> Result<Reply, ApiError> {
+    let (editor, (room, message)) = (call.user()?, place(&call)?);
+    let body: EditBody = call.json()?;
+    let content = Content::parse(body.content, call.settings()?.max_message_bytes)?;
+    let meta = body.meta.map(|meta| Json::parse("meta", meta)).transpose()?;
+    let messages = call.store()?.messages();
+    let message = messages.edit(room, &editor, message, &content, meta.as_ref(), call.now()).await?;
+    Reply::ok(&MessageView::from(&message))
+}
+
+/// `DELETE /rooms/{room_id}/messages/{message_id}`
+pub(crate) async fn delete(call: Call) -> Result<Reply, ApiError> {
+    let (eraser, (room, message)) = (call.user()?, place(&call)?);
+    call.store()?.messages().erase(room, &eraser, message, call.now()).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /rooms/{room_id}/changes`
+pub(crate) async fn changes(call: Call) -> Result<Reply, ApiError> {
+    #[derive(Serialize)]
+    struct Page<'a> {
+        messages: Vec<ChangeView<'a>>,
+        next_after: i64,
+        has_more: bool,
+    }
+    let (after, limit) = (call.number("after")?.unwrap_or(0), i64::from(call.limit()?));
+    let page = call.store()?.messages().changes(call.id(0, "Room")?, &call.actor()?, after, limit).await?;
+    let next_after = page.messages.last().map_or(after, |last| last.change);
+    let messages = page.messages.iter().map(ChangeView::from).collect();
+    Reply::ok(&Page { messages, next_after, has_more: page.has_more })
+}

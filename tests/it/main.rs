@@ -1,0 +1,15 @@
+//! One module a promise of the contract, run against the built binary over real HTTP.
+
+mod auth;
+mod conventions;
+mod errors;
+mod guide;
+mod idempotency;
+mod isolation;
+mod members;
+mod messages;
+mod operations;
+mod rate_limits;
+mod receipts;
+mod rooms;
+mod slow;

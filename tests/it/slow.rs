@@ -1,0 +1,4 @@
+//! What takes longer: real processes killed. `make test-slow`.
+
+mod durability;
+mod embedded;
