@@ -23,7 +23,7 @@ use url::Url;
 /// time would cost more than running (0.59 against 0.33 ms for a message, shared/postgres.md).
 const SESSION: &str = "-c statement_timeout=15s -c idle_in_transaction_session_timeout=30s \
     -c plan_cache_mode=force_generic_plan -c random_page_cost=1.1 -c enable_seqscan=off -c enable_hashjoin=off \
-    -c enable_mergejoin=off -c enable_hashagg=off -c jit=off -c timezone=UTC \
+    -c enable_mergejoin=off -c enable_hashagg=off -c enable_bitmapscan=off -c jit=off -c timezone=UTC \
     -c application_name=chatapi";
 
 /// The database's URL is not usable. The message never holds the password.
@@ -87,7 +87,7 @@ impl Connector {
     /// The settings and TLS of a session of the message writer, which many wait for: a room that
     /// somebody else holds is given up sooner.
     pub(crate) fn for_writer(&self) -> (tokio_postgres::Config, MakeRustlsConnect) {
-        self.with_options("-c lock_timeout=1s")
+        self.with_options("-c lock_timeout=250ms")
     }
 
     fn with_options(&self, more: &str) -> (tokio_postgres::Config, MakeRustlsConnect) {

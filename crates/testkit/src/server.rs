@@ -71,6 +71,8 @@ fn watch(pid: u32, folder: &Path) -> Child {
         .args(["sh", "-c", SCRIPT, "watchdog", &pid.to_string()])
         .arg(folder)
         .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .expect("a shell")
 }

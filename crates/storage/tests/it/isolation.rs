@@ -1,0 +1,110 @@
+//! Every repository method, asked with another tenant's ids, finds nothing.
+
+use std::collections::BTreeSet;
+
+use chatapi_domain::access::Actor;
+use chatapi_domain::{Content, HistoryQuery, Order, ReceiptKind, Role, RoomPatch, RoomType};
+use chatapi_storage::{Answer, Begun, Error, Reservation};
+use chatapi_testkit::Database;
+use uuid::Uuid;
+
+use crate::chat::{message, named, now, room, tenant, user};
+
+/// The methods of a tenant's repositories, read from their sources.
+fn methods() -> BTreeSet<String> {
+    let sources = [
+        ("rooms", include_str!("../../src/rooms.rs")),
+        ("members", include_str!("../../src/members.rs")),
+        ("messages", include_str!("../../src/messages.rs")),
+        ("receipts", include_str!("../../src/receipts.rs")),
+        ("idempotency", include_str!("../../src/idempotency.rs")),
+    ];
+    let of = |(noun, source): (&str, &str)| -> Vec<String> {
+        let lines = source.lines().filter_map(|line| line.trim().strip_prefix("pub async fn "));
+        lines.map(|line| format!("{noun}.{}", line.split('(').next().unwrap_or_default())).collect()
+    };
+    sources.into_iter().flat_map(of).collect()
+}
+
+#[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "reads better at the calls")]
+fn not_found<T: std::fmt::Debug>(result: Result<T, Error>) {
+    assert!(matches!(result, Err(Error::NotFound(_))), "{result:?}");
+}
+
+#[tokio::test]
+async fn no_method_finds_what_is_another_tenants() {
+    let database = Database::new().await;
+    let store = database.store();
+    let (theirs, ours) = (tenant(&store).await, tenant(&store).await);
+    let (them, us) = (store.tenant(theirs), store.tenant(ours));
+    let foreign = room(them, RoomType::Channel, &["alice", "bob"]).await;
+    let id = foreign.room_id;
+    let sent = them.messages().append(named(message(id, "alice", "secret"), "c-1")).await.expect("sent").message;
+    let dm = room(them, RoomType::Dm, &["alice", "bob"]).await;
+    let mut asked = BTreeSet::new();
+
+    for actor in [Actor::Tenant, Actor::User(user("alice"))] {
+        let mut ask = |method: &str| _ = asked.insert(method.to_owned());
+        ask("rooms.get");
+        not_found(us.rooms().get(id, &actor).await);
+        ask("rooms.list");
+        assert!(us.rooms().list(&actor, None, None, 100).await.expect("an empty list").is_empty());
+        ask("rooms.update");
+        not_found(us.rooms().update(id, &actor, &RoomPatch::default(), now()).await);
+        ask("rooms.delete");
+        not_found(us.rooms().delete(id, &actor).await);
+        ask("members.list");
+        not_found(us.members().list(id, &actor, None, 100).await);
+        ask("members.add");
+        not_found(us.members().add(id, &actor, &[user("eve")], Role::Admin, 100, now()).await);
+        ask("members.set_role");
+        not_found(us.members().set_role(id, &actor, &user("bob"), Role::Admin).await);
+        ask("members.remove");
+        not_found(us.members().remove(id, &actor, &user("bob"), now()).await);
+        ask("messages.history");
+        let all = HistoryQuery { after_seq: None, before_seq: None, order: Order::Ascending, limit: 100 };
+        not_found(us.messages().history(id, &actor, &all).await);
+        ask("messages.changes");
+        not_found(us.messages().changes(id, &actor, 0, 100).await);
+        ask("messages.get");
+        not_found(us.messages().get(id, &actor, sent.message_id).await);
+        ask("receipts.list");
+        not_found(us.receipts().list(id, &actor, None, 100).await);
+    }
+    let (alice, content) = (user("alice"), Content::parse("x".into(), 10).expect("content"));
+    let mut ask = |method: &str| _ = asked.insert(method.to_owned());
+    ask("members.join");
+    not_found(us.members().join(id, &alice, 100, now()).await);
+    ask("messages.append");
+    not_found(us.messages().append(message(id, "alice", "x")).await);
+    not_found(us.messages().append(named(message(id, "alice", "x"), "c-1")).await);
+    ask("messages.edit");
+    not_found(us.messages().edit(id, &alice, sent.message_id, &content, None, now()).await);
+    ask("messages.erase");
+    not_found(us.messages().erase(id, &alice, sent.message_id, now()).await);
+    ask("receipts.advance");
+    not_found(us.receipts().advance(id, &alice, 1, ReceiptKind::Read, now()).await);
+    ask("rooms.create");
+    let own = room(us, RoomType::Dm, &["alice", "bob"]).await;
+    assert_ne!(own.room_id, dm.room_id, "the dm of the same pair is another tenant's");
+    // A message of another tenant cannot be answered either.
+    let mut reply = message(own.room_id, "alice", "x");
+    reply.reply_to = Some(sent.message_id);
+    assert!(matches!(us.messages().append(reply).await, Err(Error::Invalid(_))));
+
+    let request = Reservation { caller: String::new(), path: "/p".into(), key: "k".into(), fingerprint: [0; 32] };
+    let answer = Answer { status: 200, body: Some(b"secret".to_vec()), shows: None };
+    ask("idempotency.begin");
+    assert!(matches!(them.idempotency().begin(&request, Uuid::nil(), now()).await, Ok(Begun::Run(_))));
+    ask("idempotency.keep");
+    them.idempotency().keep(&request, &answer).await.expect("kept");
+    ask("idempotency.release");
+    us.idempotency().release(&request).await.expect("nothing there");
+    assert!(matches!(us.idempotency().begin(&request, Uuid::nil(), now()).await, Ok(Begun::Run(_))));
+    assert!(matches!(them.idempotency().begin(&request, Uuid::nil(), now()).await, Ok(Begun::Replay(_))));
+
+    assert_eq!(asked, methods(), "a method without a line here, or a line without a method");
+    let untouched = them.rooms().get(id, &Actor::Tenant).await.expect("still there");
+    assert_eq!((untouched.member_count, untouched.last_seq, untouched.name), (2, 1, None));
+}

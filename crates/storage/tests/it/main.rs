@@ -1,0 +1,8 @@
+//! The store on a real `PostgreSQL`.
+
+mod chat;
+mod isolation;
+mod model;
+mod plans;
+mod tls;
+mod writer;

@@ -1,0 +1,136 @@
+//! Every statement runs on an index, with a million messages as with none.
+
+use std::collections::BTreeMap;
+
+use chatapi_domain::access::Actor;
+use chatapi_domain::{Content, HistoryQuery, MessageId, Order, ReceiptKind, Role, RoomId, RoomPatch, RoomType};
+use chatapi_storage::{Connector, Options, Reservation, Store};
+use chatapi_testkit::Server;
+use futures_util::future::join_all;
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+use crate::chat::{message, named, now, room, send, tenant, user};
+
+/// A million messages in 1000 rooms of one user, and 20 000 rooms of others.
+const FILL: &str = "
+    insert into rooms (tenant_id, room_id, type, member_count, last_seq, last_change, created_at, updated_at, active_at, active_hour)
+    select $1, gen_random_uuid(), 'group', 1, 1000, 10, now(), now(), now() - n * interval '1 second',
+           floor(extract(epoch from now() - n * interval '1 second') / 3600)::int
+      from generate_series(1, 21000) n";
+
+const MEMBERS: &str = "
+    insert into room_members (tenant_id, user_id, room_id, role, joined_at, receipt_at)
+    select tenant_id, case when row_number() over (order by room_id) <= 1000 then 'alice' else 'user' || room_id end,
+           room_id, 'member', now(), now()
+      from rooms where tenant_id = $1";
+
+const MESSAGES: &str = "
+    insert into messages (tenant_id, room_id, seq, message_id, sender_id, content, created_at, change, deleted_at)
+    select m.tenant_id, m.room_id, n, gen_random_uuid(), 'alice', 'some words of a message', now(),
+           case when n % 100 = 0 then n / 100 end, case when n % 200 = 0 then now() end
+      from room_members m, generate_series(1, 1000) n
+     where m.tenant_id = $1 and m.user_id = 'alice'";
+
+/// More rows than this under one node of a plan means that it does not know where to look.
+const MANY_ROWS: u64 = 3000;
+
+/// Asks everything a store can be asked.
+async fn ask_everything(store: &Store, tenant_id: chatapi_domain::TenantId, large: RoomId, pass: &str) {
+    let chat = store.tenant(tenant_id);
+    let (alice, actor) = (user("alice"), Actor::User(user("alice")));
+    let group = room(chat, RoomType::Channel, &["alice", "bob"]).await;
+    let dm = room(chat, RoomType::Dm, &["alice", "bob"]).await;
+    assert_eq!(room(chat, RoomType::Dm, &["bob", "alice"]).await.room_id, dm.room_id);
+    for actor in [&actor, &Actor::Tenant] {
+        let first = chat.rooms().list(actor, None, None, 50).await.expect("listed");
+        let last = first.last().expect("a room");
+        let cursor = chatapi_storage::RoomCursor { active_at: last.active_at, room_id: last.room.room_id };
+        chat.rooms().list(actor, Some(RoomType::Group), Some(cursor), 50).await.expect("listed");
+        chat.rooms().get(large, actor).await.expect("found");
+        chat.members().list(large, actor, Some(&user("aaa")), 50).await.expect("listed");
+        chat.receipts().list(large, actor, None, 50).await.expect("listed");
+        chat.messages().changes(large, actor, 3, 50).await.expect("listed");
+        for order in [Order::Ascending, Order::Descending] {
+            let query = HistoryQuery { after_seq: Some(400), before_seq: Some(800), order, limit: 50 };
+            let history = chat.messages().history(large, actor, &query).await.expect("read");
+            assert_eq!(history.messages.len(), 50);
+        }
+    }
+    let now = now();
+    chat.rooms().update(group.room_id, &actor, &RoomPatch::default(), now).await.expect("updated");
+    chat.members().add(group.room_id, &actor, &[user("carl")], Role::Member, 100, now).await.expect("added");
+    chat.members().join(group.room_id, &user("dora"), 100, now).await.expect("joined");
+    chat.members().join(group.room_id, &user("dora"), 100, now).await.expect("joined");
+    chat.members().set_role(group.room_id, &actor, &user("carl"), Role::Admin).await.expect("promoted");
+    chat.members().remove(group.room_id, &actor, &user("bob"), now).await.expect("removed");
+    // One at a time, and many in one batch.
+    let one = chat.messages().append(named(message(large, "alice", "x"), pass)).await.expect("sent").message;
+    let again = chat.messages().append(named(message(large, "alice", "x"), pass)).await.expect("found");
+    assert!(!again.created && again.message.message_id == one.message_id);
+    let mut batch: Vec<_> = (0..200).map(|n| named(message(large, "alice", "x"), &format!("{pass}{n}"))).collect();
+    for new in &mut batch {
+        new.reply_to = Some(one.message_id);
+    }
+    let sent = join_all(batch.into_iter().map(|new| send(chat, new))).await;
+    assert!(sent.iter().all(Result::is_ok));
+    let content = Content::parse("y".into(), 10).expect("content");
+    chat.messages().edit(large, &alice, one.message_id, &content, None, now).await.expect("edited");
+    chat.messages().get(large, &actor, one.message_id).await.expect("found");
+    assert!(chat.messages().get(large, &actor, MessageId::new(now)).await.is_err());
+    chat.messages().erase(large, &alice, one.message_id, now).await.expect("erased");
+    chat.receipts().advance(large, &alice, 900, ReceiptKind::Read, now).await.expect("moved");
+    chat.rooms().delete(group.room_id, &actor).await.expect("deleted");
+    let request = Reservation { caller: String::new(), path: "/p".into(), key: "k".into(), fingerprint: [0; 32] };
+    chat.idempotency().begin(&request, Uuid::nil(), now).await.expect("begun");
+    chat.idempotency().begin(&request, Uuid::nil(), now).await.expect("busy");
+    chat.idempotency().release(&request).await.expect("released");
+    store.tenants().get(tenant_id).await.expect("found");
+    store.tenants().list(None, None, None, 50).await.expect("listed");
+    store.keys().find(&chatapi_domain::KeyId::parse("0123456789ab").expect("an id")).await.expect("asked");
+}
+
+#[tokio::test]
+async fn no_statement_scans_a_table_or_reads_far_more_than_it_returns() {
+    let explain = ["shared_preload_libraries=auto_explain", "auto_explain.log_min_duration=0"];
+    let more = ["auto_explain.log_analyze=on", "auto_explain.log_timing=off", "auto_explain.log_nested_statements=off"];
+    let settings = explain.into_iter().chain(more).map(str::to_owned).collect();
+    let server = Server::start_with(false, settings).await;
+    let connector = Connector::parse(server.url()).expect("our own URL");
+    let store = Store::connect(connector, Options { pool_size: 4, writers: 1 }).expect("a store");
+    store.migrate().await.expect("migrated");
+    let tenant_id = tenant(&store).await;
+    let url = format!("{}&options=-c%20auto_explain.log_min_duration%3D-1", server.url());
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("connected");
+    #[expect(clippy::disallowed_methods, reason = "ends with the client")]
+    tokio::spawn(connection);
+    for fill in [FILL, MEMBERS, MESSAGES] {
+        client.execute(fill, &[tenant_id.as_uuid()]).await.expect("filled");
+    }
+    let large = "select room_id from room_members where user_id = 'alice' limit 1";
+    let large = RoomId::from_uuid(client.query_one(large, &[]).await.expect("a room").get(0));
+
+    // Without statistics, as on a server just filled; then with them.
+    ask_everything(&store, tenant_id, large, "first").await;
+    client.batch_execute("analyze").await.expect("analyzed");
+    ask_everything(&store, tenant_id, large, "second").await;
+
+    let log = std::fs::read_to_string(server.folder().join("data/postgres.log")).expect("a log");
+    let plans = log.matches("Query Text:").count();
+    assert!(plans > 80, "{plans} plans are in the log");
+    let mut scanned: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in log.lines() {
+        let tables = ["messages", "rooms", "room_members", "tenant_keys"];
+        if tables.iter().any(|table| line.contains(&format!("Seq Scan on {table}"))) {
+            *scanned.entry(line.trim()).or_default() += 1;
+        }
+        let rows = line.split("(actual rows=").nth(1).and_then(|rest| rest.split(' ').next());
+        let rows: u64 = rows.and_then(|rows| rows.parse().ok()).unwrap_or(0);
+        let removed = line.split("Rows Removed by Filter: ").nth(1).and_then(|rows| rows.trim().parse().ok());
+        if rows.max(removed.unwrap_or(0)) > MANY_ROWS {
+            *scanned.entry(line.trim()).or_default() += 1;
+        }
+    }
+    assert!(scanned.is_empty(), "{scanned:#?}");
+    store.close().await;
+}
