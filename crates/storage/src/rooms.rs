@@ -38,11 +38,14 @@ const CREATE: &str = concat!(
     " from r"
 );
 
-/// What stood in the way of [`CREATE`]: the dm of the same pair, or the same room made before.
+/// What stood in the way of [`CREATE`]: the same room made before, or the dm of the same pair.
+/// A union, because an `or` over two indexes uses neither.
 const EXISTING: &str = concat!(
     "select ",
     room_columns!(),
-    " from rooms r where r.tenant_id = $1 and (r.room_id = $2 or r.unique_key = $3)"
+    " from (select * from rooms where tenant_id = $1 and room_id = $2
+            union all
+            select * from rooms where tenant_id = $1 and unique_key = $3) r limit 1"
 );
 
 const GET: &str = concat!("select ", room_columns!(), ", own.role from ", visible_room!());
@@ -73,7 +76,8 @@ const LIST_OF_TENANT: &str = concat!(
     room_columns!(),
     " from rooms r
      where r.tenant_id = $1 and ($2::text is null or r.type = $2)
-       and ($3::timestamptz is null or (r.active_hour <= $5 and (r.active_at, r.room_id) < ($3, $4::uuid)))
+       and r.active_hour <= coalesce($5, 2147483647)
+       and ($3::timestamptz is null or (r.active_at, r.room_id) < ($3, $4::uuid))
      order by r.active_hour desc, r.active_at desc, r.room_id desc limit $6"
 );
 

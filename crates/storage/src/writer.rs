@@ -3,7 +3,7 @@
 //! A few writers, each with a connection of its own; a room always goes to the same one. A writer
 //! takes whatever is queued, at once when idle; while one batch is in flight the next gathers. So
 //! many messages share one statement and one flush, and nobody waits for a timer
-//! (shared/postgres.md has the measurements). Each caller gets its own result: a refused message
+//! (docs/benchmarks.md has the measurements). Each caller gets its own result: a refused message
 //! leaves no gap in `seq`.
 
 mod batch;

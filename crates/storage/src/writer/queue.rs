@@ -16,7 +16,7 @@ const MAX_WAITING_OF_TENANT: usize = 4096;
 const MAX_BYTES: usize = 64 << 20;
 const MAX_BYTES_OF_TENANT: usize = 16 << 20;
 
-/// Messages in one batch. Between 64 and 512 the throughput is the same (shared/postgres.md).
+/// Messages in one batch. Between 64 and 512 the throughput is the same.
 const MAX_BATCH: usize = 256;
 const MAX_BATCH_BYTES: usize = 2 << 20;
 
