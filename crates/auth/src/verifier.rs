@@ -160,11 +160,12 @@ impl Verifier {
     async fn find(&self, key: &str, from: IpAddr, now: Moment) -> Result<Arc<Caller>, Denied> {
         let fingerprint: [u8; 32] = Sha256::digest(key.as_bytes()).into();
         let Some(known) = self.inner.known.get(&fingerprint).await else {
-            return self.meet(key, fingerprint, from, now).await;
+            // Boxed, as below: the way of a known key stays small.
+            return Box::pin(self.meet(key, fingerprint, from, now)).await;
         };
         let age = now.monotonic.saturating_sub(known.read_at);
         if age > 2 * FRESH {
-            return self.read_again(key, fingerprint, &known, now).await;
+            return Box::pin(self.read_again(key, fingerprint, &known, now)).await;
         }
         if age > FRESH && !known.refreshing.swap(true, Ordering::Relaxed) {
             let (this, key, known) = (self.clone(), SecretString::from(key), known.clone());
