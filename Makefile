@@ -5,7 +5,7 @@ CARGO ?= cargo
 WITH_POSTGRES = target/debug/with-postgres
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build test test-slow lint layers bench doc example clean setup
+.PHONY: help run build test test-slow lint layers bench bench-pure bench-once doc example clean setup
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -45,8 +45,15 @@ example: setup ## Runs the embedding example on a throw-away PostgreSQL
 	$(CARGO) build -p chatapi-testkit -p chatapi-storage --bins --examples
 	$(WITH_POSTGRES) target/debug/examples/embed
 
-bench: setup ## Measures, and writes docs/benchmarks.md (some 20 minutes)
-	@echo "no benchmark yet" >&2; exit 1
+bench: setup ## Measures, and writes docs/benchmarks.md (some 15 minutes)
+	$(CARGO) build --release -p chatapi -p chatapi-loadgen
+	target/release/bench
+
+bench-pure: ## Measures pure code: routing, parsing, encoding
+	$(CARGO) bench -p chatapi-http --bench pure
+
+bench-once: ## Runs those once each, untimed
+	$(CARGO) test -p chatapi-http --benches
 
 doc: ## Builds the crates' documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

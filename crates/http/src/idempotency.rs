@@ -74,9 +74,14 @@ where
         Ok(reply) => Some(reply.to_answer()),
         Err(error) => to_answer(error, request_id),
     };
-    match kept {
-        Some(answer) => answers.keep(&request, &answer).await?,
-        None => answers.release(&request).await?,
+    let noted = match kept {
+        Some(answer) => answers.keep(&request, &answer).await,
+        None => answers.release(&request).await,
+    };
+    // The work is done all the same. Whoever comes again finds it by its id, once the
+    // reservation has lapsed.
+    if let Err(error) = noted {
+        tracing::warn!(%error, "An answer could not be kept for its Idempotency-Key");
     }
     result
 }

@@ -84,12 +84,21 @@ impl Db {
     }
 
     pub(crate) async fn query(&self, sql: &'static str, params: &Params<'_>) -> Result<Vec<Row>> {
+        Ok(self.try_query(sql, params).await??)
+    }
+
+    /// As [`Db::query`], for a caller who asks what the database had against the statement.
+    pub(crate) async fn try_query(
+        &self,
+        sql: &'static str,
+        params: &Params<'_>,
+    ) -> Result<Result<Vec<Row>, tokio_postgres::Error>> {
         let start = Instant::now();
         let client = self.pool.get().await?;
         let statement = client.prepare_cached(sql).await?;
         let rows = client.query(&statement, params).await;
         count(1, start);
-        Ok(rows?)
+        Ok(rows)
     }
 
     pub(crate) async fn query_opt(&self, sql: &'static str, params: &Params<'_>) -> Result<Option<Row>> {

@@ -39,5 +39,12 @@ pub use store::{Options, Store, TenantStore};
 pub use tenants::Tenants;
 pub use writer::{Appended, QueueStatus};
 
+/// What the benchmark compares with: the same statement and session, without the writer.
+#[doc(hidden)]
+pub mod bench {
+    pub use crate::connect::SESSION;
+    pub use crate::writer::ONE;
+}
+
 /// What every call here returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

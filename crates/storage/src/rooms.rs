@@ -50,24 +50,25 @@ const EXISTING: &str = concat!(
 
 const GET: &str = concat!("select ", room_columns!(), ", own.role from ", visible_room!());
 
-/// A user's rooms: the sort key is in the rooms' own rows, so that messages are looked up for
-/// the page alone.
+/// A user's rooms: only their sort keys are sorted; rooms, messages and deletions are looked up
+/// for the page alone.
 const LIST_OF_USER: &str = concat!(
     "select ",
     room_columns!(),
-    ", r.role, r.delivered_seq, r.read_seq,
-       r.last_seq - r.read_seq - (
+    ", p.role, p.delivered_seq, p.read_seq,
+       r.last_seq - p.read_seq - (
            select count(*) from messages d
-            where d.tenant_id = $1 and d.room_id = r.room_id and d.seq > r.read_seq and d.deleted_at is not null
+            where d.tenant_id = $1 and d.room_id = r.room_id and d.seq > p.read_seq and d.deleted_at is not null
        ) as unread_count, ",
     message_columns!(),
-    " from (select rooms.*, own.role, own.delivered_seq, own.read_seq
-              from room_members own join rooms using (tenant_id, room_id)
-             where own.tenant_id = $1 and own.user_id = $2 and ($3::text is null or rooms.type = $3)
-               and ($4::timestamptz is null or (rooms.active_at, rooms.room_id) < ($4, $5::uuid))
-             order by rooms.active_at desc, rooms.room_id desc limit $6) r
+    " from (select own.room_id, own.role, own.delivered_seq, own.read_seq, s.active_at
+              from room_members own join rooms s using (tenant_id, room_id)
+             where own.tenant_id = $1 and own.user_id = $2 and ($3::text is null or s.type = $3)
+               and ($4::timestamptz is null or (s.active_at, s.room_id) < ($4, $5::uuid))
+             order by s.active_at desc, s.room_id desc limit $6) p
+      join rooms r on r.tenant_id = $1 and r.room_id = p.room_id
       left join messages m on m.tenant_id = $1 and m.room_id = r.room_id and m.seq = r.last_seq
-     order by r.active_at desc, r.room_id desc"
+     order by p.active_at desc, p.room_id desc"
 );
 
 /// All rooms of the tenant. The hour is indexed, and only within an hour is there sorting.

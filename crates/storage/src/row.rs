@@ -6,6 +6,18 @@ use tokio_postgres::types::FromSql;
 
 use crate::{Error, Result};
 
+/// The place of a column. What follows it in one of the lists below is read by place: finding
+/// each column of each row by its name took a fifth of the time of a page of history.
+fn place(row: &Row, column: &'static str) -> Result<usize> {
+    let found = row.columns().iter().position(|found| found.name() == column);
+    found.ok_or_else(|| Error::Corrupt { column, source: "no such column".into() })
+}
+
+/// The value of a column by its place.
+fn at<'a, T: FromSql<'a>>(row: &'a Row, place: usize, column: &'static str) -> Result<T> {
+    row.try_get(place).map_err(|error| Error::Corrupt { column, source: error.into() })
+}
+
 /// The value of a column; what the schema should have prevented is [`Error::Corrupt`].
 pub(crate) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &'static str) -> Result<T> {
     row.try_get(column).map_err(|error| Error::Corrupt { column, source: error.into() })
@@ -25,13 +37,13 @@ pub(crate) fn role(row: &Row) -> Result<Option<Role>> {
     }
 }
 
-fn json(row: &Row, column: &'static str) -> Result<Option<Json>> {
-    let text: Option<String> = get(row, column)?;
+fn json(row: &Row, place: usize, column: &'static str) -> Result<Option<Json>> {
+    let text: Option<String> = at(row, place, column)?;
     let json = text.map(Json::from_stored).transpose();
     json.map_err(|error| Error::Corrupt { column, source: error.into() })
 }
 
-/// The columns that [`room`] reads, of the table or subquery `r`.
+/// The columns that [`room`] reads, in its order, of the table or subquery `r`.
 macro_rules! room_columns {
     () => {
         "r.room_id, r.type, r.unique_key, r.name, r.metadata::text as metadata, r.first_seq, r.last_seq, \
@@ -41,23 +53,26 @@ macro_rules! room_columns {
 pub(crate) use room_columns;
 
 pub(crate) fn room(row: &Row) -> Result<Room> {
+    let first = place(row, "room_id")?;
+    let room_type: &str = at(row, first + 1, "type")?;
+    let room_type = RoomType::from_word(room_type);
     Ok(Room {
-        room_id: get(row, "room_id")?,
-        room_type: word(row, "type", RoomType::from_word)?,
-        unique_key: get(row, "unique_key")?,
-        name: get(row, "name")?,
-        metadata: json(row, "metadata")?,
-        first_seq: get(row, "first_seq")?,
-        last_seq: get(row, "last_seq")?,
-        last_change: get(row, "last_change")?,
-        member_count: get(row, "member_count")?,
-        created_by: get(row, "created_by")?,
-        created_at: get(row, "created_at")?,
-        updated_at: get(row, "updated_at")?,
+        room_id: at(row, first, "room_id")?,
+        room_type: room_type.ok_or_else(|| Error::Corrupt { column: "type", source: "unknown word".into() })?,
+        unique_key: at(row, first + 2, "unique_key")?,
+        name: at(row, first + 3, "name")?,
+        metadata: json(row, first + 4, "metadata")?,
+        first_seq: at(row, first + 5, "first_seq")?,
+        last_seq: at(row, first + 6, "last_seq")?,
+        last_change: at(row, first + 7, "last_change")?,
+        member_count: at(row, first + 8, "member_count")?,
+        created_by: at(row, first + 9, "created_by")?,
+        created_at: at(row, first + 10, "created_at")?,
+        updated_at: at(row, first + 11, "updated_at")?,
     })
 }
 
-/// The columns that [`message`] reads, of the table `m`; named so that a room's columns may stand
+/// The columns that [`message`] reads, in its order, of the table `m`; named so that a room's columns may stand
 /// beside them.
 macro_rules! message_columns {
     () => {
@@ -68,18 +83,19 @@ macro_rules! message_columns {
 pub(crate) use message_columns;
 
 pub(crate) fn message(row: &Row) -> Result<Message> {
+    let first = place(row, "message_id")?;
     Ok(Message {
-        message_id: get(row, "message_id")?,
-        room_id: get(row, "message_room")?,
-        sender_id: get(row, "sender_id")?,
-        seq: get(row, "seq")?,
-        content: get(row, "content")?,
-        meta: json(row, "meta")?,
-        client_message_id: get(row, "client_message_id")?,
-        created_at: get(row, "sent_at")?,
-        edited_at: get(row, "edited_at")?,
-        deleted_at: get(row, "deleted_at")?,
-        reply_to: get(row, "reply_to")?,
+        message_id: at(row, first, "message_id")?,
+        room_id: at(row, first + 1, "message_room")?,
+        sender_id: at(row, first + 2, "sender_id")?,
+        seq: at(row, first + 3, "seq")?,
+        content: at(row, first + 4, "content")?,
+        meta: json(row, first + 5, "meta")?,
+        client_message_id: at(row, first + 6, "client_message_id")?,
+        created_at: at(row, first + 7, "sent_at")?,
+        edited_at: at(row, first + 8, "edited_at")?,
+        deleted_at: at(row, first + 9, "deleted_at")?,
+        reply_to: at(row, first + 10, "reply_to")?,
     })
 }
 

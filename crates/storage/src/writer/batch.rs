@@ -7,14 +7,15 @@
 
 use std::collections::HashMap;
 
-use chatapi_domain::{Json, Timestamp};
+use chatapi_domain::{Json, NewMessage, TenantId, Timestamp};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, Statement};
 
 use super::{Job, Outcome};
 
-/// Times are taken after the lock, so that they follow `seq`, also when the clock steps back.
-const ONE: &str = "
+/// Stores one message. Times are taken after the lock, so that they follow `seq`, also when the
+/// clock steps back.
+pub const ONE: &str = "
     with bumped as (
         update rooms r
            set last_seq = r.last_seq + 1,
@@ -105,7 +106,7 @@ impl Statements {
     /// Stores what may be stored of `jobs`, in one statement: all of it or, on an error, nothing.
     pub(super) async fn store(&self, client: &Client, jobs: &[Job]) -> Result<Vec<Outcome>, Error> {
         let rows = match jobs {
-            [job] => self.one(client, job).await?,
+            [job] => client.query(&self.one, &one(&job.tenant, &job.new, &Texts::of(&job.new))).await?,
             jobs => self.many(client, jobs).await?,
         };
         let mut places: HashMap<i64, Outcome> = HashMap::with_capacity(rows.len());
@@ -114,22 +115,6 @@ impl Statements {
             places.insert(ord, outcome);
         }
         Ok((1..).take(jobs.len()).map(|ord| places.remove(&ord).unwrap_or(Outcome::Refused)).collect())
-    }
-
-    async fn one(&self, client: &Client, job: &Job) -> Result<Vec<Row>, Error> {
-        let new = &job.new;
-        let (content, meta) = (new.content.as_str(), new.meta.as_ref().map(Json::as_str));
-        let params: [&(dyn ToSql + Sync); 8] = [
-            &job.tenant,
-            &new.room_id,
-            &new.sender_id,
-            &new.message_id,
-            &content,
-            &meta,
-            &new.client_message_id,
-            &new.reply_to,
-        ];
-        client.query(&self.one, &params).await
     }
 
     async fn many(&self, client: &Client, jobs: &[Job]) -> Result<Vec<Row>, Error> {
@@ -146,6 +131,37 @@ impl Statements {
         let replies = column(jobs, |job| job.new.reply_to);
         client.query(&self.many, &[&tenants, &rooms, &senders, &ids, &contents, &metas, &client_ids, &replies]).await
     }
+}
+
+/// The texts of a message, in the form in which they are parameters.
+pub(super) struct Texts<'a> {
+    content: &'a str,
+    meta: Option<&'a str>,
+}
+
+impl<'a> Texts<'a> {
+    pub(super) fn of(new: &'a NewMessage) -> Self {
+        Self { content: new.content.as_str(), meta: new.meta.as_ref().map(Json::as_str) }
+    }
+}
+
+/// The parameters of [`ONE`].
+pub(super) fn one<'a>(tenant: &'a TenantId, new: &'a NewMessage, texts: &'a Texts<'a>) -> [&'a (dyn ToSql + Sync); 8] {
+    [
+        tenant,
+        &new.room_id,
+        &new.sender_id,
+        &new.message_id,
+        &texts.content,
+        &texts.meta,
+        &new.client_message_id,
+        &new.reply_to,
+    ]
+}
+
+/// What became of the one message that [`ONE`] was asked to store.
+pub(super) fn outcome(rows: &[Row]) -> Result<Outcome, Error> {
+    rows.first().map_or(Ok(Outcome::Refused), |row| read(row).map(|(_, outcome)| outcome))
 }
 
 fn read(row: &Row) -> Result<(i64, Outcome), Error> {

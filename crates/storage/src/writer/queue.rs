@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chatapi_domain::{ClientMessageId, RoomId, TenantId, UserId};
 use tokio::sync::Notify;
@@ -20,8 +21,12 @@ const MAX_BYTES_OF_TENANT: usize = 16 << 20;
 const MAX_BATCH: usize = 256;
 const MAX_BATCH_BYTES: usize = 2 << 20;
 
-/// Messages of one tenant in a batch while others wait too: what those wait for stays short.
-const SHARE: usize = 64;
+/// Messages of one tenant in a batch while others send too: what those wait for stays short.
+/// Measured beside a flood over 256 connections (docs/benchmarks.md, Neighbours).
+const SHARE: usize = 8;
+
+/// So long after tenants took turns they are still counted as sending together.
+const TOGETHER: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
@@ -39,6 +44,11 @@ struct State {
     turns: VecDeque<TenantId>,
     waiting: usize,
     bytes: usize,
+    /// Who queued the last message, and when that was last another tenant than the time before.
+    last: Option<TenantId>,
+    mixed_at: Option<Instant>,
+    /// Whether the writer has a batch under way.
+    writing: bool,
     closed: bool,
 }
 
@@ -69,7 +79,8 @@ impl Queue {
             let woken = self.wake.notified();
             {
                 let mut state = self.lock();
-                if state.waiting > 0 {
+                state.writing = state.waiting > 0;
+                if state.writing {
                     return Some(state.take());
                 }
                 if state.closed {
@@ -78,6 +89,12 @@ impl Queue {
             }
             woken.await;
         }
+    }
+
+    /// Whether a message would have the writer to itself.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        !state.writing && state.waiting == 0 && !state.closed
     }
 
     pub(super) fn close(&self) {
@@ -123,6 +140,9 @@ impl State {
             return Err(Error::unavailable("the message queue is full"));
         }
         let tenant = job.tenant;
+        if self.last.replace(tenant).is_some_and(|last| last != tenant) {
+            self.mixed_at = Some(Instant::now());
+        }
         let lane = self.lanes.entry(tenant).or_default();
         if lane.jobs.is_empty() {
             self.turns.push_back(tenant);
@@ -138,7 +158,8 @@ impl State {
     /// `client_message_id` waits, and its tenant with it, for the next batch: there the first
     /// message can be seen.
     fn take(&mut self) -> Vec<Job> {
-        let share = if self.turns.len() > 1 { SHARE } else { MAX_BATCH };
+        let together = self.mixed_at.is_some_and(|at| at.elapsed() < TOGETHER);
+        let share = if together { SHARE } else { MAX_BATCH };
         let mut batch: Vec<Job> = Vec::with_capacity(self.waiting.min(MAX_BATCH));
         let mut taken: HashMap<TenantId, usize> = HashMap::new();
         let mut named: HashSet<(TenantId, RoomId, UserId, ClientMessageId)> = HashSet::new();
@@ -213,6 +234,7 @@ mod tests {
 
         assert_eq!(batch.iter().filter(|job| job.tenant == flood).count(), SHARE);
         assert_eq!(batch[1].tenant, quiet);
+        state.mixed_at = None;
         assert_eq!(state.take().len(), MAX_BATCH, "alone again it has the whole batch");
     }
 
