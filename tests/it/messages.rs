@@ -331,6 +331,26 @@ async fn the_changes_feed_lists_each_changed_message_once_in_its_present_state()
     let page = alice.get(&format!("/rooms/{room}/changes")).await.expect(200);
     assert_eq!(page.each("messages", "content"), ["one", "", "zwei"]);
     assert_eq!(alice.get(&format!("/rooms/{room}")).await.body["last_change"], 4);
+
+    // What is refused, or done already, is no change; also when many try at once.
+    alice.put(&at(3), json!({"content": "x"})).await.expect(409);
+    let tries = (0..12_u32).map(|n| {
+        let (alice, path) = (alice.clone(), at(4));
+        async move {
+            if n.is_multiple_of(2) {
+                alice.delete(&path).await.status
+            } else {
+                alice.put(&path, json!({"content": "x"})).await.status
+            }
+        }
+    });
+    let statuses = join_all(tries).await;
+    let edits = i64::try_from(statuses.iter().filter(|status| **status == 200).count()).expect("few");
+    assert_eq!(statuses.iter().filter(|status| **status == 204).count(), 6);
+    let room_now = alice.get(&format!("/rooms/{room}")).await;
+    assert_eq!(room_now.body["last_change"], 4 + edits + 1);
+    let last = alice.get(&format!("/rooms/{room}/changes")).await.expect(200);
+    assert_eq!(last.body["next_after"], room_now.body["last_change"]);
 }
 
 #[tokio::test]

@@ -297,12 +297,12 @@ mod tests {
 
         let errors = read(&wrong).expect_err("everything is wrong");
 
-        for (name, value) in wrong {
+        for (name, _) in wrong {
             let about = errors.iter().filter(|error| error.starts_with(&format!("{name}: "))).count();
             assert_eq!(about, 1, "{name} in {errors:?}");
-            assert!(name == "LISTEN_ADDR" || !errors.concat().contains(&format!(" {value}")), "{name}");
         }
         assert_eq!(errors.len(), wrong.len());
+        assert!(!["secret-but-no-hash", "sesame"].iter().any(|secret| errors.concat().contains(secret)));
     }
 
     #[test]

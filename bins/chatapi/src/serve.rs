@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use chatapi_auth::Verifier;
@@ -60,9 +61,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     }
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    watch_signals(&tasks, stop.clone())?;
+    let postmaster = Postmaster::default();
+    watch_signals(&tasks, stop.clone(), postmaster.clone())?;
     let listener = listen(&config.listen).await?;
-    let (connector, cluster) = database(&config, &tasks, &stop).await?;
+    let (connector, cluster) = database(&config, &tasks, &stop, postmaster).await?;
 
     let options = StoreOptions { pool_size: config.pool_size, writers: config.writers };
     let store = Store::connect(connector, options)?;
@@ -137,6 +139,7 @@ async fn database(
     config: &Config,
     tasks: &TaskTracker,
     stop: &CancellationToken,
+    postmaster: Postmaster,
 ) -> Result<(Connector, Option<Supervised>), Failure> {
     let (data_dir, bin_dir) = match &config.database {
         Database::Url(connector) => return Ok(((**connector).clone(), None)),
@@ -159,12 +162,13 @@ async fn database(
         started => started?,
     };
     let connector = Connector::parse(&cluster.url())?;
-    Ok((connector, Some(tasks.spawn(supervise(cluster, stop.clone())))))
+    Ok((connector, Some(tasks.spawn(supervise(cluster, stop.clone(), postmaster)))))
 }
 
 /// Starts the database again whenever it ends, until `stop`.
-async fn supervise(mut cluster: Cluster, stop: CancellationToken) -> Option<Cluster> {
+async fn supervise(mut cluster: Cluster, stop: CancellationToken, postmaster: Postmaster) -> Option<Cluster> {
     loop {
+        postmaster.0.store(cluster.pid().unwrap_or(0), Ordering::Relaxed);
         let ended = stop.run_until_cancelled(cluster.ended()).await;
         let Some(ended) = ended else { return Some(cluster) };
         tracing::error!(status = ended.ok().map(|status| status.to_string()), "PostgreSQL ended; starting it again");
@@ -182,8 +186,22 @@ async fn supervise(mut cluster: Cluster, stop: CancellationToken) -> Option<Clus
     }
 }
 
+/// The process of the embedded database, 0 if there is none: for an end that waits for nothing.
+#[derive(Debug, Clone, Default)]
+struct Postmaster(Arc<AtomicU32>);
+
+impl Postmaster {
+    /// Tells it to end its sessions and stop.
+    fn stop(&self) {
+        let pid = self.0.load(Ordering::Relaxed);
+        if pid != 0 {
+            let _ = std::process::Command::new("kill").args(["-INT", &pid.to_string()]).status();
+        }
+    }
+}
+
 /// The first SIGTERM or SIGINT stops the server in order, a second one at once.
-fn watch_signals(tasks: &TaskTracker, stop: CancellationToken) -> Result<(), Failure> {
+fn watch_signals(tasks: &TaskTracker, stop: CancellationToken, postmaster: Postmaster) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signals)?;
     tasks.spawn(async move {
@@ -193,6 +211,7 @@ fn watch_signals(tasks: &TaskTracker, stop: CancellationToken) -> Result<(), Fai
                 _ = interrupt.recv() => {}
             }
             if order {
+                postmaster.stop();
                 std::process::exit(1);
             }
             stop.cancel();

@@ -214,7 +214,8 @@ impl Field<'_> {
 
 /// Whether `text` is what a browser sends as `Origin`, or `*`.
 fn is_origin(text: &str) -> bool {
-    text == "*" || Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
+    let is_origin = || Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text);
+    text == "*" || (!text.contains('*') && is_origin())
 }
 
 fn is_webhook_url(text: &str) -> bool {
@@ -270,6 +271,10 @@ mod tests {
             (json!({"rate_limit": 0}), "config.rate_limit: expected a whole number from 1 to 1000000"),
             (json!({"presence": "yes"}), "config.presence: expected true or false"),
             (json!({"webhook_url": "http://a.example"}), "config.webhook_url: expected an https URL"),
+            (
+                json!({"allowed_origins": ["*", "https://*.example"]}),
+                "config.allowed_origins[1]: expected an origin like https://example.com, or *",
+            ),
             (
                 json!({"allowed_origins": ["https://a.example/path"]}),
                 "config.allowed_origins[0]: expected an origin like https://example.com, or *",

@@ -99,6 +99,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, (Option<String>, St
     if exceeds_depth(bytes) {
         return Err((None, format!("The body is nested deeper than {MAX_DEPTH} levels")));
     }
+    // serde would take an array for an object, its items for fields in their order.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err((None, "The body: expected an object".to_owned()));
+    }
     match serde_json::from_slice(bytes) {
         Ok(value) => Ok(value),
         // Only now is it worth keeping track of the path.
@@ -205,9 +209,10 @@ mod tests {
             (r#"{"name": "a", "count": 1.5}"#, "count: expected a whole number"),
             (r#"{"name": "a", "count": 99999999999999999999}"#, "count: expected a whole number"),
             (r#"{"metadata": null}"#, "name: is missing"),
-            ("[]", "name: is missing"),
+            ("[]", "The body: expected an object"),
+            (r#" ["a", ["b"], 1, null]"#, "The body: expected an object"),
             ("7", "The body: expected an object"),
-            (r#"{"name": "a", "name": "b"}"#, "name: duplicate field `name`"),
+            (r#"{"name": "a", "name": "b"}"#, "The body: duplicate field `name`"),
         ];
         for (body, expected) in cases {
             let error = from_json::<Sample>(body.as_bytes()).expect_err(body);

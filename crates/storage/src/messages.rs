@@ -72,27 +72,36 @@ const GET: &str = concat!(
     ") r left join messages m on m.tenant_id = $1 and m.message_id = $4 and m.room_id = r.room_id"
 );
 
-/// The room's row lock orders changes, so their numbers become visible in order.
-const EDIT: &str = concat!(
-    "with changed as (
-        update rooms set last_change = last_change + 1
-         where tenant_id = $1 and room_id = $2 returning last_change)
-     update messages m
-        set content = $4, meta = case when $5 then $6::text::json else m.meta end,
-            edited_at = $7, change = changed.last_change
-       from changed
-      where m.tenant_id = $1 and m.message_id = $3 and m.room_id = $2 and m.deleted_at is null
-  returning ",
+/// The room's row lock orders changes, so their numbers become visible in order. A message that
+/// was deleted meanwhile is not changed, and costs no number.
+macro_rules! change {
+    ($set:literal, $columns:expr) => {
+        concat!(
+            "with room as materialized (
+                select last_change + 1 as change from rooms
+                 where tenant_id = $1 and room_id = $2 for no key update),
+            changed as (
+                update messages m set ",
+            $set,
+            ", change = room.change from room
+                 where m.tenant_id = $1 and m.message_id = $3 and m.room_id = $2 and m.deleted_at is null
+             returning ",
+            $columns,
+            ", m.change),
+            counted as (
+                update rooms r set last_change = changed.change from changed
+                 where r.tenant_id = $1 and r.room_id = $2)
+            select * from changed"
+        )
+    };
+}
+
+const EDIT: &str = change!(
+    "content = $4, meta = case when $5 then $6::text::json else m.meta end, edited_at = $7",
     message_columns!()
 );
 
-const ERASE: &str = "
-    with changed as (
-        update rooms set last_change = last_change + 1
-         where tenant_id = $1 and room_id = $2 returning last_change)
-    update messages m set content = '', meta = null, deleted_at = $4, change = changed.last_change
-      from changed
-     where m.tenant_id = $1 and m.message_id = $3 and m.room_id = $2 and m.deleted_at is null";
+const ERASE: &str = change!("content = '', meta = null, deleted_at = $4", "m.seq");
 
 const ERASE_ANSWERS: &str = "update idempotency_keys set body = null where tenant_id = $1 and message_id = $2";
 

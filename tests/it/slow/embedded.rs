@@ -2,8 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use chatapi_tests::App;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 
 fn postmaster(app: &App) -> u32 {
     let file = std::fs::read_to_string(app.data_dir().join("postgres/postmaster.pid")).expect("it runs");
@@ -43,6 +47,30 @@ async fn it_is_a_durable_postgresql_on_a_private_socket_that_stops_with_the_serv
 
     assert!(!is_alive(pid), "SIGTERM stops both");
     assert!(!data.join("postgres/postmaster.pid").exists(), "it was stopped in order");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_server_at_once_and_the_database_soon_after() {
+    let mut app = App::builder().embedded().set("SHUTDOWN_DRAIN_TIMEOUT", "60s").start().await;
+    let tenant = app.tenant("t").await;
+    let pid = postmaster(&app);
+    // A request that does not end keeps the first signal waiting.
+    let head = format!("POST /rooms HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 9\r\n\r\n{{", tenant.key);
+    let mut stream = TcpStream::connect(app.url.trim_start_matches("http://")).await.expect("it listens");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    sleep(Duration::from_millis(200)).await;
+
+    Command::new("kill").args(["-TERM", &app.pid().to_string()]).status().expect("kill runs");
+    app.wait_for_log("\"Stopping\"").await;
+    assert_eq!(app.signal("TERM").await, Some(1));
+
+    timeout(Duration::from_secs(20), async {
+        while is_alive(pid) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the database stops too");
 }
 
 #[tokio::test]
