@@ -15,8 +15,14 @@ async fn every_command_of_the_guide_does_what_it_says() {
     std::fs::write(home.path().join(".curlrc"), settings).expect("written");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/guide.sh");
 
-    let run =
-        move || Command::new("bash").arg(script).env("CURL_HOME", home.path()).env("MASTER_API_KEY", key).output();
+    let run = move || {
+        Command::new("bash")
+            .arg(script)
+            .env("CURL_HOME", home.path())
+            .env("MASTER_API_KEY", key)
+            .env("DEFAULT_RATE_LIMIT", "1000")
+            .output()
+    };
     let output = tokio::task::spawn_blocking(run).await.expect("no panic").expect("bash runs");
 
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
