@@ -39,7 +39,11 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         | Route::MessagesGet
         | Route::MessagesDelete
         | Route::ChangesList
-        | Route::ReceiptsList => None,
+        | Route::ReceiptsList
+        | Route::PresenceGet
+        | Route::Socket => None,
+        Route::TokensCreate | Route::TokensRevoke => Some(json!({"user_id": ids.user})),
+        Route::SocketTicket => Some(json!({})),
         Route::TenantsCreate => Some(json!({"name": "x"})),
         Route::RoomsCreate => Some(json!({"type": "group", "members": [ids.user]})),
         Route::RoomsUpdate => Some(json!({"name": "taken"})),

@@ -13,3 +13,4 @@ mod rate_limits;
 mod receipts;
 mod rooms;
 mod slow;
+mod socket;

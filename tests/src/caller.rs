@@ -49,6 +49,18 @@ impl<'a> Tenant<'a> {
 }
 
 impl Caller<'_> {
+    pub(crate) fn app(&self) -> &App {
+        self.tenant.app
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.tenant.key
+    }
+
+    pub(crate) fn user_id(&self) -> Option<String> {
+        self.user.clone()
+    }
+
     /// A request with this caller's credentials, to be finished by hand.
     pub fn request(&self, method: &str, path: &str) -> RequestBuilder {
         let request = self.tenant.app.request(method, path).header("X-API-Key", &self.tenant.key);

@@ -3,7 +3,9 @@
 mod answer;
 mod app;
 mod caller;
+mod socket;
 
 pub use answer::Answer;
 pub use app::{App, Builder, binary};
 pub use caller::{Caller, Tenant};
+pub use socket::{Refused, Socket};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chatapi_auth::Verifier;
 use chatapi_cluster::Cluster;
 use chatapi_http::{Api, Options as ApiOptions};
+use chatapi_realtime::Hub;
 use chatapi_storage::{Connector, Error as StoreError, Options as StoreOptions, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,7 +60,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     if config.short_master_key {
         tracing::warn!("MASTER_API_KEY has fewer than 32 characters; make one with: openssl rand -hex 32");
     }
-    let stop = CancellationToken::new();
+    let (stop, hub_stop) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let postmaster = Postmaster::default();
     watch_signals(&tasks, stop.clone(), postmaster.clone())?;
@@ -69,13 +70,16 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let options = StoreOptions { pool_size: config.pool_size, writers: config.writers };
     let store = Store::connect(connector, options)?;
     let verifier = Verifier::new(store.clone(), config.master, config.defaults, tasks.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(verifier.clone().follow(store.feed().told(), chatapi_http::now)));
+    let hub_tasks = TaskTracker::new();
+    let hub = Hub::start(store.clone(), hub_tasks.clone(), hub_stop.clone());
     let api_options = ApiOptions { trusted_proxies: config.trusted_proxies, metrics_token: config.metrics_token };
-    let api = Arc::new(Api::new(store.clone(), verifier, api_options, TaskTracker::new()));
+    let api = Arc::new(Api::new(store.clone(), verifier, hub, api_options, stop.clone()));
 
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "Listening");
     }
-    let serving = chatapi_http::serve(api.clone(), listener, stop.clone(), config.drain);
+    let serving = chatapi_http::serve(api.clone(), listener, config.drain);
     let preparing = async {
         let prepared = stop.run_until_cancelled(prepare(&store)).await.unwrap_or(Ok(()));
         match &prepared {
@@ -92,6 +96,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     };
     let ((), prepared) = tokio::join!(serving, preparing);
 
+    // Events go out until the last connection is closed.
+    hub_stop.cancel();
+    hub_tasks.close();
+    let _ = timeout(Duration::from_secs(1), hub_tasks.wait()).await;
     // The writers finish what they have accepted; a database that is away must not keep us.
     let _ = timeout(config.drain.max(Duration::from_secs(1)), store.close()).await;
     if let Some(cluster) = cluster

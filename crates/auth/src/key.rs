@@ -76,7 +76,7 @@ impl ApiKey {
 }
 
 /// `length` characters of the alphabet, each as likely as the others.
-fn random_text(length: usize) -> Result<String, getrandom::Error> {
+pub(crate) fn random_text(length: usize) -> Result<String, getrandom::Error> {
     let mut text = String::with_capacity(length);
     let mut bytes = [0; 64];
     while text.len() < length {

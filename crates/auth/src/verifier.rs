@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use chatapi_domain::{Bucket, Defaults, KeyId, Settings, Tenant, TenantId, TenantStatus, Timestamp, Verdict};
-use chatapi_storage::{FoundKey, Store};
+use chatapi_domain::{Defaults, Fact, KeyId, TenantId, TenantStatus, UserId};
+use chatapi_storage::{FoundKey, Signal, Store, Told};
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -15,65 +15,29 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
 use crate::attempts::Attempts;
+use crate::caller::OfTenant;
 use crate::key::verify_secret;
-use crate::{ApiKey, MasterKeys, Moment};
+use crate::users::{KnownTenant, KnownUser};
+use crate::{ApiKey, Caller, Credential, Denied, MasterKeys, Moment};
 
 /// Verified keys remembered; some 1 KiB each.
 const MAX_KEYS: u64 = 100_000;
 
 /// From this age on an entry is read again in the background, without argon2; at twice the age
-/// before it is used. So what another node changed is in force here within 30 s at the latest.
+/// before it is used. What changes is told by the change feed, at once; this is the net under it.
 const FRESH: u64 = 15_000_000_000;
+
+/// An entry older than this is not used while nothing is told.
+const FRESH_WHEN_DEAF: u64 = 500_000_000;
+
+/// Tenants and users remembered for checking tokens.
+const MAX_USERS: u64 = 100_000;
 
 /// A key nobody used for this long is forgotten.
 const IDLE: Duration = Duration::from_hours(1);
 
 /// Look-ups of unknown keys at once: a stream of them may not fill the pool.
 const LOOKUPS: usize = 4;
-
-/// Who asks: a tenant, by one of its keys, with the settings in force.
-#[derive(Debug)]
-pub struct Caller {
-    /// The tenant, as it was when its key was last read.
-    pub tenant: Tenant,
-    /// The key's public part.
-    pub key_id: KeyId,
-    /// What is in force for the tenant.
-    pub settings: Settings,
-    bucket: Arc<Bucket>,
-    expires_at: Option<Timestamp>,
-}
-
-impl Caller {
-    /// Charges the tenant for one request. The bucket is one for all its keys.
-    #[must_use]
-    pub fn charge(&self, now: Moment) -> Verdict {
-        self.bucket.take(self.settings.rate, now.monotonic)
-    }
-}
-
-/// Why a caller is not let in.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Denied {
-    /// Nothing was presented.
-    #[error("no key was presented")]
-    Missing,
-    /// What was presented opens nothing; the reason is for the log, not for the caller.
-    #[error("{0}")]
-    Invalid(&'static str),
-    /// The key is right, but its tenant is switched off.
-    #[error("tenant suspended")]
-    Suspended,
-    /// This address has failed too often.
-    #[error("too many failed attempts")]
-    TooManyFailures {
-        /// When it may try again, in nanoseconds.
-        retry_nanos: u64,
-    },
-    /// Nobody can say at the moment.
-    #[error("the key could not be verified")]
-    Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
-}
 
 /// A key that was verified, with what was read then.
 #[derive(Debug)]
@@ -82,26 +46,34 @@ struct Known {
     secret_hash: String,
     read_at: u64,
     refreshing: AtomicBool,
+    /// Held by the one who reads it again; the others wait for that.
+    reading: tokio::sync::Mutex<()>,
 }
 
 /// Finds out who asks. One a process.
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    store: Store,
+pub(crate) struct Inner {
+    pub(crate) store: Store,
     master: MasterKeys,
-    defaults: Defaults,
+    pub(crate) defaults: Defaults,
     /// By the SHA-256 of the whole key.
     known: Cache<[u8; 32], Arc<Known>>,
     /// Keys whose secret is wrong: not worth another argon2.
     wrong: moka::sync::Cache<[u8; 32], ()>,
-    buckets: moka::sync::Cache<TenantId, Arc<Bucket>>,
-    attempts: Attempts,
-    lookups: Semaphore,
+    /// Keys looked up by their id, for sockets that are checked again, by what was known then.
+    by_id: Cache<(KeyId, u64), Arc<Known>>,
+    pub(crate) tenants: Cache<TenantId, Arc<KnownTenant>>,
+    pub(crate) users: Cache<(TenantId, UserId), Arc<KnownUser>>,
+    shared: moka::sync::Cache<TenantId, Arc<OfTenant>>,
+    /// As of one tenant, for all.
+    stale_before: AtomicU64,
+    pub(crate) attempts: Attempts,
+    pub(crate) lookups: Semaphore,
     hashing: Semaphore,
     tasks: TaskTracker,
 }
@@ -118,13 +90,48 @@ impl Verifier {
                 defaults,
                 known: Cache::builder().max_capacity(MAX_KEYS).time_to_idle(IDLE).build(),
                 wrong: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(1)).build(),
-                buckets: moka::sync::Cache::builder().max_capacity(1_000_000).time_to_idle(IDLE * 2).build(),
+                by_id: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(1)).build(),
+                tenants: Cache::builder().max_capacity(MAX_USERS).time_to_idle(IDLE).build(),
+                users: Cache::builder().max_capacity(MAX_USERS).time_to_idle(IDLE).build(),
+                shared: moka::sync::Cache::builder().max_capacity(1_000_000).time_to_idle(IDLE * 2).build(),
+                stale_before: AtomicU64::new(0),
                 attempts: Attempts::new(),
                 lookups: Semaphore::new(LOOKUPS),
                 hashing: Semaphore::new(cores.div_ceil(2)),
                 tasks,
             }),
         }
+    }
+
+    /// Forgets what is told to have changed, as long as the store lives. `now` reads the clock that
+    /// callers take their [`Moment`]s from.
+    pub async fn follow(self, mut told: Told, now: fn() -> Moment) {
+        while let Some(signal) = told.next().await {
+            match &*signal {
+                Signal::Fact { tenant_id, fact: Fact::TenantChanged | Fact::TokensRevoked { .. } } => {
+                    self.outdate(*tenant_id, now());
+                }
+                Signal::Missed => _ = self.inner.stale_before.fetch_max(now().monotonic, Ordering::Relaxed),
+                Signal::Fact { .. } | Signal::Position(_) | Signal::Stored { .. } | Signal::Changed { .. } => {}
+            }
+        }
+    }
+
+    /// Reads again what is known of a tenant, its keys and users, before it is next used: at once
+    /// on the node that changed it.
+    pub fn outdate(&self, tenant: TenantId, now: Moment) {
+        self.shared(tenant).outdate(now);
+    }
+
+    pub(crate) fn shared(&self, tenant: TenantId) -> Arc<OfTenant> {
+        self.inner.shared.get_with(tenant, Arc::default)
+    }
+
+    /// Whether what was read then must be read again before it is used.
+    pub(crate) fn is_stale(&self, read_at: u64, shared: &OfTenant, now: Moment) -> bool {
+        let limit = if self.inner.store.feed().is_listening() { 2 * FRESH } else { FRESH_WHEN_DEAF };
+        let outdated = shared.stale_before().max(self.inner.stale_before.load(Ordering::Relaxed));
+        read_at <= outdated || now.monotonic.saturating_sub(read_at) > limit
     }
 
     /// What is in force where a tenant sets nothing.
@@ -145,14 +152,15 @@ impl Verifier {
             Ok(caller) => {
                 // Shown as the guide shows it, at level info, but only to those who debug.
                 if tracing::enabled!(tracing::Level::DEBUG) {
-                    tracing::info!(tenant_id = %caller.tenant.tenant_id, key_id = %caller.key_id, "Tenant validated");
+                    let key_id = ApiKey::parse(key).ok().map(|key| key.key_id().to_string());
+                    tracing::info!(tenant_id = %caller.tenant.tenant_id, key_id, "Tenant validated");
                 }
             }
-            Err(denied @ (Denied::Invalid(_) | Denied::Suspended)) => {
+            Err(denied @ (Denied::Invalid(_) | Denied::Gone | Denied::Suspended)) => {
                 let key_id = ApiKey::parse(key).ok().map(|key| key.key_id().to_string());
                 tracing::error!(error = %denied, key_id, "Invalid API key");
             }
-            Err(Denied::Missing | Denied::TooManyFailures { .. } | Denied::Unavailable(_)) => {}
+            Err(Denied::Missing | Denied::Token | Denied::TooManyFailures { .. } | Denied::Unavailable(_)) => {}
         }
         result
     }
@@ -163,10 +171,10 @@ impl Verifier {
             // Boxed, as below: the way of a known key stays small.
             return Box::pin(self.meet(key, fingerprint, from, now)).await;
         };
-        let age = now.monotonic.saturating_sub(known.read_at);
-        if age > 2 * FRESH {
-            return Box::pin(self.read_again(key, fingerprint, &known, now)).await;
+        if self.is_stale(known.read_at, &known.caller.shared, now) {
+            return Box::pin(self.read_at_once(key, fingerprint, &known, now)).await;
         }
+        let age = now.monotonic.saturating_sub(known.read_at);
         if age > FRESH && !known.refreshing.swap(true, Ordering::Relaxed) {
             let (this, key, known) = (self.clone(), SecretString::from(key), known.clone());
             self.inner.tasks.spawn(async move {
@@ -175,7 +183,7 @@ impl Verifier {
                 known.refreshing.store(false, Ordering::Relaxed);
             });
         }
-        match known.caller.expires_at {
+        match known.caller.credential.expires_at() {
             Some(expiry) if expiry <= now.wall => Err(Denied::Invalid("key expired")),
             _ => Ok(known.caller.clone()),
         }
@@ -207,6 +215,34 @@ impl Verifier {
             return Err(failed(Denied::Invalid("wrong secret")));
         }
         self.admit(found, now)
+    }
+
+    /// Reads the state of a key again; many who ask at once share one look.
+    async fn read_at_once(
+        &self,
+        key: &str,
+        fingerprint: [u8; 32],
+        known: &Known,
+        now: Moment,
+    ) -> Result<Arc<Caller>, Denied> {
+        let _one = known.reading.lock().await;
+        match self.inner.known.get(&fingerprint).await {
+            Some(newer) if !self.is_stale(newer.read_at, &newer.caller.shared, now) => Ok(newer.caller.clone()),
+            _ => self.read_again(key, fingerprint, known, now).await,
+        }
+    }
+
+    /// The caller that a key stands for whose secret was checked before.
+    pub(crate) async fn admit_key(&self, key_id: &KeyId, tenant: TenantId, now: Moment) -> Result<Arc<Caller>, Denied> {
+        let inner = &*self.inner;
+        let known_then = self.shared(tenant).stale_before().max(inner.stale_before.load(Ordering::Relaxed));
+        let look = async {
+            let found = inner.store.keys().find(key_id).await.map_err(|error| Denied::Unavailable(Arc::new(error)))?;
+            let found = found.filter(|found| found.tenant.tenant_id == tenant).ok_or(Denied::Gone)?;
+            self.admit(found, now)
+        };
+        let known = inner.by_id.try_get_with((key_id.clone(), known_then), look).await;
+        known.map(|known| known.caller.clone()).map_err(|denied| (*denied).clone())
     }
 
     /// Reads the state of a key again: no argon2, if its hash is still the one it was verified
@@ -250,20 +286,20 @@ impl Verifier {
         match tenant.status {
             TenantStatus::Active => {}
             TenantStatus::Suspended => return Err(Denied::Suspended),
-            TenantStatus::Deleting => return Err(Denied::Invalid("tenant not found")),
+            TenantStatus::Deleting => return Err(Denied::Gone),
         }
         let caller = Caller {
-            key_id: key.key_id,
+            credential: Credential::Key { key_id: key.key_id, expires_at: key.expires_at },
             settings: tenant.config.settings(&self.inner.defaults),
-            bucket: self.inner.buckets.get_with(tenant.tenant_id, Arc::default),
+            shared: self.shared(tenant.tenant_id),
             tenant,
-            expires_at: key.expires_at,
         };
         Ok(Arc::new(Known {
             caller: Arc::new(caller),
             secret_hash: key.secret_hash,
             read_at: now.monotonic,
             refreshing: AtomicBool::new(false),
+            reading: tokio::sync::Mutex::default(),
         }))
     }
 

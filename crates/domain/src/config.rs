@@ -70,6 +70,12 @@ pub struct Settings {
     pub max_room_members: u32,
     /// Origins whose pages may call; `*` is all.
     pub allowed_origins: Vec<String>,
+    /// WebSocket connections the tenant may have at once.
+    pub max_connections: u32,
+    /// WebSocket connections one of its users may have at once.
+    pub max_connections_per_user: u32,
+    /// Whether it is told, and shown, who is online.
+    pub presence: bool,
 }
 
 impl Config {
@@ -152,15 +158,15 @@ impl Config {
             "rate_burst": settings.rate.burst(),
             "max_message_bytes": settings.max_message_bytes,
             "max_room_members": settings.max_room_members,
-            "max_connections": self.max_connections.unwrap_or(10_000),
-            "max_connections_per_user": self.max_connections_per_user.unwrap_or(defaults.max_connections_per_user),
+            "max_connections": settings.max_connections,
+            "max_connections_per_user": settings.max_connections_per_user,
             "monthly_message_quota": self.monthly_message_quota,
             "retention_days": self.retention_days,
             "allowed_origins": settings.allowed_origins,
             "webhook_url": self.webhook_url,
             "webhook_secret_set": self.webhook_secret.is_some(),
             "webhook_events": self.webhook_events.clone().unwrap_or_else(|| vec!["message.new".to_owned()]),
-            "presence": self.presence.unwrap_or(true),
+            "presence": settings.presence,
         })
     }
 
@@ -173,6 +179,9 @@ impl Config {
             max_message_bytes: self.max_message_bytes.unwrap_or(16_384),
             max_room_members: self.max_room_members.unwrap_or(10_000),
             allowed_origins: self.allowed_origins.clone().unwrap_or_else(|| defaults.allowed_origins.clone()),
+            max_connections: self.max_connections.unwrap_or(10_000),
+            max_connections_per_user: self.max_connections_per_user.unwrap_or(defaults.max_connections_per_user),
+            presence: self.presence.unwrap_or(true),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::{NoContext, Uuid};
 
 use crate::Timestamp;
@@ -99,6 +99,13 @@ macro_rules! id {
                 serializer.collect_str(self)
             }
         }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
     };
 }
 
@@ -106,6 +113,8 @@ id!(TenantId, "tenant_", "a tenant");
 id!(RoomId, "room_", "a room");
 id!(MessageId, "msg_", "a message");
 id!(RequestId, "req_", "a request");
+id!(ConnectionId, "conn_", "a WebSocket connection");
+id!(NodeId, "node_", "a running server");
 
 /// Names a tenant's API key without being a secret: `key_` and the key's first 12 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,6 +9,7 @@
 pub mod access;
 mod bucket;
 mod config;
+mod fact;
 mod id;
 mod message;
 #[cfg(feature = "postgres")]
@@ -20,9 +21,12 @@ mod timestamp;
 
 pub use bucket::{Bucket, Rate, Verdict};
 pub use config::{Config, Defaults, Settings, WEBHOOK_EVENTS};
-pub use id::{InvalidId, KeyId, MessageId, RequestId, RoomId, TenantId};
-pub use message::{Change, Content, HistoryQuery, Message, NewMessage, Order, Positions, Receipt, ReceiptKind};
-pub use room::{Listed, Member, NewRoom, Own, Role, Room, RoomPatch, RoomType, Roster, direct_message_key};
+pub use fact::Fact;
+pub use id::{ConnectionId, InvalidId, KeyId, MessageId, NodeId, RequestId, RoomId, TenantId};
+pub use message::{
+    Advanced, Change, Content, HistoryQuery, Message, NewMessage, Order, Positions, Receipt, ReceiptKind,
+};
+pub use room::{Listed, Member, NewRoom, Own, Place, Role, Room, RoomPatch, RoomType, Roster, direct_message_key};
 pub use tenant::{Tenant, TenantKey, TenantStatus};
 pub use text::{ClientMessageId, Json, Name, UserId};
 pub use timestamp::Timestamp;

@@ -1,5 +1,7 @@
 //! Messages, their history, and how far each member is in them.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{ClientMessageId, Invalid, Json, MessageId, RoomId, Timestamp, UserId};
 
 /// The text of a message: not empty, no U+0000, within the tenant's limit.
@@ -119,7 +121,8 @@ pub struct HistoryQuery {
 }
 
 /// What a receipt says of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ReceiptKind {
     /// It reached the user.
     Delivered,
@@ -128,16 +131,25 @@ pub enum ReceiptKind {
 }
 
 impl ReceiptKind {
-    /// Checks `word`.
+    /// The word in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Read => "read",
+        }
+    }
+
+    /// Checks `word`; `field` names it in the error.
     ///
     /// # Errors
     ///
     /// [`Invalid`] if there is no such kind.
-    pub fn parse(word: &str) -> Result<Self, Invalid> {
+    pub fn parse(field: &str, word: &str) -> Result<Self, Invalid> {
         match word {
             "delivered" => Ok(Self::Delivered),
             "read" => Ok(Self::Read),
-            _ => Err(Invalid::new("type", "expected 'delivered' or 'read'")),
+            _ => Err(Invalid::new(field, "expected 'delivered' or 'read'")),
         }
     }
 }
@@ -149,6 +161,17 @@ pub struct Positions {
     pub delivered_seq: i64,
     /// Up to where the member has read; at most `delivered_seq`.
     pub read_seq: i64,
+}
+
+/// What came of an ack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advanced {
+    /// Where the member is now.
+    pub positions: Positions,
+    /// Whether a position moved.
+    pub moved: bool,
+    /// How many members the room has.
+    pub member_count: i32,
 }
 
 /// How far one member of a room is.

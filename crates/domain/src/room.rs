@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Invalid, Json, Message, Name, RoomId, Timestamp, UserId};
 
 /// What kind of room it is; the kind decides who sees it, who posts and who changes it
@@ -44,7 +46,8 @@ impl RoomType {
 }
 
 /// What a member may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Changes the room and its members.
     Admin,
@@ -131,6 +134,25 @@ pub struct Own {
     pub unread_count: i64,
     /// The newest message, if there is one.
     pub last_message: Option<Message>,
+}
+
+/// How far a room is, and how a user stands to it: what following it live begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The room.
+    pub room_id: RoomId,
+    /// Its kind.
+    pub room_type: RoomType,
+    /// The seq of its newest message.
+    pub last_seq: i64,
+    /// The number of its newest edit or deletion.
+    pub last_change: i64,
+    /// When its name, metadata or members last changed.
+    pub updated_at: Timestamp,
+    /// The user's role, if a member.
+    pub role: Option<Role>,
+    /// Up to where messages have reached the user; 0 for one who is no member.
+    pub delivered_seq: i64,
 }
 
 /// One user's membership of a room.

@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use chatapi_auth::Verifier;
+use chatapi_realtime::Hub;
 use chatapi_storage::Store;
 use ipnet::IpNet;
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cors::KnownOrigins;
@@ -28,6 +30,7 @@ pub struct Options {
 pub struct Api {
     pub(crate) store: Store,
     pub(crate) verifier: Verifier,
+    pub(crate) hub: Hub,
     pub(crate) options: Options,
     pub(crate) router: Router,
     pub(crate) metrics: Metrics,
@@ -35,24 +38,31 @@ pub struct Api {
     pub(crate) origins: KnownOrigins,
     /// Requests that must end even if their client hangs up.
     pub(crate) tasks: TaskTracker,
+    /// WebSocket connections.
+    pub(crate) sockets: TaskTracker,
+    /// Says that the server stops.
+    pub(crate) stop: CancellationToken,
     pub(crate) started: Instant,
     ready: AtomicBool,
 }
 
 impl Api {
     /// The API over `store`, for those whom `verifier` lets in. Not ready before
-    /// [`Api::set_ready`].
+    /// [`Api::set_ready`]. At `stop` its WebSockets are closed.
     #[must_use]
-    pub fn new(store: Store, verifier: Verifier, options: Options, tasks: TaskTracker) -> Self {
+    pub fn new(store: Store, verifier: Verifier, hub: Hub, options: Options, stop: CancellationToken) -> Self {
         Self {
             store,
             verifier,
+            hub,
             options,
             router: Router::new(),
             metrics: Metrics::new(),
             health: Health::new(),
             origins: KnownOrigins::new(),
-            tasks,
+            tasks: TaskTracker::new(),
+            sockets: TaskTracker::new(),
+            stop,
             started: Instant::now(),
             ready: AtomicBool::new(false),
         }

@@ -1,6 +1,7 @@
 //! One request, as a handler sees it.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use chatapi_domain::access::Actor;
 use chatapi_domain::{Settings, Timestamp, UserId};
 use chatapi_storage::TenantStore;
 use hyper::HeaderMap;
+use hyper::upgrade::OnUpgrade;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use url::form_urlencoded;
@@ -33,6 +35,12 @@ pub(crate) struct Call {
     pub(crate) query: Option<String>,
     pub(crate) body: Bytes,
     pub(crate) now: Moment,
+    /// The address of whoever asks.
+    pub(crate) peer: IpAddr,
+    /// The user of the ticket that the request came with.
+    pub(crate) ticket_user: Option<UserId>,
+    /// The connection, if it may become a WebSocket.
+    pub(crate) upgrade: Option<OnUpgrade>,
     /// The id for whatever the request makes, if an `Idempotency-Key` has fixed one.
     pub(crate) subject: Option<Uuid>,
 }
@@ -42,8 +50,8 @@ impl Call {
         self.now.wall
     }
 
-    pub(crate) fn caller(&self) -> Result<&Caller, ApiError> {
-        self.caller.as_deref().ok_or_else(|| ApiError::internal("a tenant's route without a tenant"))
+    pub(crate) fn caller(&self) -> Result<&Arc<Caller>, ApiError> {
+        self.caller.as_ref().ok_or_else(|| ApiError::internal("a tenant's route without a tenant"))
     }
 
     pub(crate) fn settings(&self) -> Result<&Settings, ApiError> {
@@ -63,11 +71,27 @@ impl Call {
         }
     }
 
-    /// The user in whose name the backend asks, else the tenant itself.
+    /// The user who asks, or in whose name the backend asks; else the tenant itself.
     pub(crate) fn actor(&self) -> Result<Actor, ApiError> {
-        let Some(value) = self.headers.get("x-user-id") else { return Ok(Actor::Tenant) };
-        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        Ok(Actor::User(UserId::parse("X-User-Id", text)?))
+        let named = self.headers.get("x-user-id").map(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            UserId::parse("X-User-Id", text)
+        });
+        let named = named.transpose()?;
+        let own = self.token_user().or(self.ticket_user.as_ref());
+        match (own, named) {
+            (Some(own), Some(named)) if *own != named => {
+                Err(ApiError::new(Kind::Forbidden, "X-User-Id is not the user of the token"))
+            }
+            (Some(own), _) => Ok(Actor::User(own.clone())),
+            (None, Some(named)) => Ok(Actor::User(named)),
+            (None, None) => Ok(Actor::Tenant),
+        }
+    }
+
+    /// The user whose token it is that asks; absent if the backend asks.
+    pub(crate) fn token_user(&self) -> Option<&UserId> {
+        self.caller.as_deref().and_then(|caller| caller.credential.user())
     }
 
     /// The id at this place of the path. One that does not parse is no different from one that
@@ -96,6 +120,12 @@ impl Call {
     pub(crate) fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
         let query = self.query.as_deref()?.as_bytes();
         form_urlencoded::parse(query).find(|(found, _)| found == name).map(|(_, value)| value)
+    }
+
+    /// A parameter of the query as it stands there, still percent-encoded.
+    pub(crate) fn raw_parameter(&self, name: &str) -> Option<&str> {
+        let pairs = self.query.as_deref()?.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.filter(|(found, _)| *found == name).map(|(_, value)| value).next()
     }
 
     /// A parameter that is a whole number of at least 0.

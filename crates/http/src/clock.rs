@@ -6,8 +6,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use chatapi_auth::Moment;
 use chatapi_domain::Timestamp;
 
-/// The present.
-pub(crate) fn now() -> Moment {
+/// The present, by the clocks that all requests are timed with.
+#[must_use]
+pub fn now() -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
     // One second more than the process has run: an age of zero is never the beginning of time.
     let monotonic = START.get_or_init(Instant::now).elapsed().as_nanos() + 1_000_000_000;

@@ -36,10 +36,15 @@ fn allows(origins: &[String], origin: &str) -> bool {
     origins.iter().any(|allowed| allowed == "*" || allowed == origin)
 }
 
+/// Whether pages of the origin in this header may call.
+pub(crate) fn allows_header(origins: &[String], origin: &HeaderValue) -> bool {
+    origin.to_str().is_ok_and(|origin| allows(origins, origin))
+}
+
 /// Lets the page read the answer, if its origin is one of `allowed`.
 pub(crate) fn add_headers(headers: &mut HeaderMap, origin: &HeaderValue, allowed: &[String]) {
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    if origin.to_str().is_ok_and(|origin| allows(allowed, origin)) {
+    if allows_header(allowed, origin) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }

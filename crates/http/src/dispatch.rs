@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use chatapi_auth::{Caller, Moment};
-use chatapi_domain::{RequestId, Verdict};
+use chatapi_auth::{Caller, Denied, Moment, Verifier};
+use chatapi_domain::{RequestId, UserId, Verdict};
 use chatapi_storage::{Work, measured};
 use futures_util::FutureExt;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Method, Request, Response};
 use serde::Serialize;
 use tracing::Instrument;
@@ -23,7 +24,7 @@ use crate::call::Call;
 use crate::error::{ApiError, Kind};
 use crate::reply::{ContentType, Reply};
 use crate::route::{Access, Found, Route};
-use crate::{body, clock, cors, idempotency, limits, proxies, routes};
+use crate::{body, clock, cors, idempotency, limits, proxies, routes, socket};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -33,12 +34,15 @@ struct Facts {
     route: Option<Route>,
     caller: Option<Arc<Caller>>,
     verdict: Option<Verdict>,
+    /// The user of a ticket.
+    ticket_user: Option<UserId>,
     work: Work,
 }
 
 /// Answers a request. It cannot fail: whatever happens becomes an answer.
-pub(crate) async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(crate) async fn answer(api: Arc<Api>, peer: IpAddr, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (start, now) = (Instant::now(), clock::now());
+    let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let request_id = request_id(&parts.headers, now);
     // At level error, so that every line of the request carries its id whatever the filter.
@@ -47,7 +51,8 @@ pub(crate) async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incomin
     let origin = parts.headers.get(header::ORIGIN).cloned();
 
     let mut facts = Facts::default();
-    let steps = run(&api, peer, now, parts, body, &request_id, &mut facts);
+    let asked = Asked { peer, now, parts, body, upgrade };
+    let steps = run(&api, asked, &request_id, &mut facts);
     // The handler counts for itself, as it may run on a task of its own.
     let result = AssertUnwindSafe(steps).catch_unwind().instrument(span.clone()).await;
     let result = result.unwrap_or_else(|_| Err(ApiError::internal("a handler panicked")));
@@ -83,15 +88,17 @@ enum Outcome {
     Preflight(Box<Response<Full<Bytes>>>),
 }
 
-async fn run(
-    api: &Arc<Api>,
+/// A request and where it comes from.
+struct Asked {
     peer: IpAddr,
     now: Moment,
     parts: Parts,
     body: Incoming,
-    request_id: &str,
-    facts: &mut Facts,
-) -> Result<Outcome, ApiError> {
+    upgrade: Option<OnUpgrade>,
+}
+
+async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) -> Result<Outcome, ApiError> {
+    let Asked { peer, now, parts, body, upgrade } = asked;
     let (route, segments) = match api.router.find(&parts.method, parts.uri.path()) {
         Found::Route(route, segments) => (route, segments.into_iter().map(str::to_owned).collect()),
         Found::OtherMethods(methods) if parts.method == Method::OPTIONS => {
@@ -101,7 +108,12 @@ async fn run(
         Found::Nothing => return Err(ApiError::not_found("Path")),
     };
     facts.route = Some(route);
-    authenticate(api, peer, now, route.spec().access, &parts.headers, facts).await?;
+    if route.spec().access == Access::Socket {
+        // Before a ticket is used up.
+        socket::accept_key(&parts.headers)?;
+    }
+    let from = proxies::client_address(peer, &parts.headers, &api.options.trusted_proxies);
+    authenticate(api, from, now, route.spec().access, &parts, facts).await?;
 
     let reads_only = parts.method == Method::GET || parts.method == Method::HEAD;
     let body = if reads_only {
@@ -118,12 +130,15 @@ async fn run(
         headers: parts.headers,
         body,
         now,
+        peer: from,
+        ticket_user: facts.ticket_user.take(),
+        upgrade,
         subject: None,
     };
     let (result, work) = if reads_only {
         measured(Box::pin(routes::handle(route, call))).await
     } else {
-        run_to_the_end(api, route, parts.method == Method::POST, call, request_id).await?
+        run_to_the_end(api, route, call, request_id).await?
     };
     facts.work = work;
     result.map(Outcome::Reply)
@@ -134,11 +149,10 @@ async fn run(
 async fn run_to_the_end(
     api: &Arc<Api>,
     route: Route,
-    repeatable: bool,
     call: Call,
     request_id: &str,
 ) -> Result<(Result<Reply, ApiError>, Work), ApiError> {
-    let key = if repeatable { idempotency::key(&call.headers)? } else { None };
+    let key = if route.is_repeatable() { idempotency::key(&call.headers)? } else { None };
     let request_id = request_id.to_owned();
     let work = async move {
         match key {
@@ -151,29 +165,61 @@ async fn run_to_the_end(
 
 async fn authenticate(
     api: &Api,
-    peer: IpAddr,
+    from: IpAddr,
     now: Moment,
     access: Access,
-    headers: &HeaderMap,
+    parts: &Parts,
     facts: &mut Facts,
 ) -> Result<(), ApiError> {
+    let headers = &parts.headers;
     // A header that is no text is a key that does not fit.
     let key = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let from = || proxies::client_address(peer, headers, &api.options.trusted_proxies);
-    match access {
-        Access::Public => Ok(()),
+    let bearer = || key("authorization").and_then(bearer);
+    let denied = |denied| ApiError::denied(denied, access);
+    let backends_only = || ApiError::new(Kind::Forbidden, "A user token may not call this");
+    let caller = match access {
+        Access::Public => return Ok(()),
         Access::Operator => {
-            let allowed = api.verifier.operator(key("x-master-key"), from(), now).await;
-            allowed.map_err(|denied| ApiError::denied(denied, access))
+            if let (None, Some(token)) = (key("x-master-key"), bearer()) {
+                api.verifier.user(token, from, now).await.map_err(denied)?;
+                return Err(backends_only());
+            }
+            return api.verifier.operator(key("x-master-key"), from, now).await.map_err(denied);
         }
-        Access::Tenant => {
-            let caller = api.verifier.tenant(key("x-api-key"), from(), now).await;
-            let caller = facts.caller.insert(caller.map_err(|denied| ApiError::denied(denied, access))?);
-            let verdict = *facts.verdict.insert(caller.charge(now));
-            let message = "The tenant is over its rate limit";
-            if verdict.allowed { Ok(()) } else { Err(ApiError::rate_limited(message, verdict.retry_nanos)) }
-        }
+        Access::Backend | Access::Tenant | Access::Socket => match (key("x-api-key"), bearer()) {
+            (None, Some(token)) => api.verifier.user(token, from, now).await,
+            (None, None) if access == Access::Socket => match query_token(parts) {
+                Some(text) if Verifier::is_ticket(&text) => {
+                    let redeemed = api.verifier.redeem(&text, from, now).await;
+                    redeemed.map(|(caller, user)| {
+                        facts.ticket_user = Some(user);
+                        caller
+                    })
+                }
+                Some(text) => api.verifier.user(&text, from, now).await,
+                None => Err(Denied::Missing),
+            },
+            (key, _) => api.verifier.tenant(key, from, now).await,
+        },
+    };
+    let caller = facts.caller.insert(caller.map_err(denied)?);
+    let verdict = *facts.verdict.insert(caller.charge(now));
+    if !verdict.allowed {
+        return Err(ApiError::rate_limited("The tenant is over its rate limit", verdict.retry_nanos));
     }
+    if access == Access::Backend && caller.credential.user().is_some() { Err(backends_only()) } else { Ok(()) }
+}
+
+/// The token in `Authorization: Bearer …`.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The `token` of a handshake's query: a browser cannot set headers.
+fn query_token(parts: &Parts) -> Option<String> {
+    let query = parts.uri.query()?.as_bytes();
+    url::form_urlencoded::parse(query).find(|(name, _)| name == "token").map(|(_, token)| token.into_owned())
 }
 
 fn request_id(headers: &HeaderMap, now: Moment) -> String {
@@ -219,6 +265,11 @@ fn respond(reply: Reply) -> Response<Full<Bytes>> {
         };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     }
+    if let Some(accept) = reply.accept {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
     if reply.replayed {
         headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
@@ -232,6 +283,11 @@ fn respond_error(error: &ApiError, request_id: &str) -> Response<Full<Bytes>> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if error.kind() == Kind::UpgradeRequired {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     if let Some(allow) = error.allow().and_then(|allow| HeaderValue::from_str(allow).ok()) {
         headers.insert(header::ALLOW, allow);
@@ -274,7 +330,7 @@ fn add_headers(
     }
 }
 
-fn log_error(error: &ApiError) {
+pub(crate) fn log_error(error: &ApiError) {
     match (error.kind(), error.cause()) {
         (Kind::Internal, Some(cause)) => tracing::error!(error = cause, "A request failed"),
         (_, Some(cause)) => tracing::warn!(error = cause, "A request was turned away"),

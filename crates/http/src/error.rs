@@ -25,6 +25,7 @@ pub(crate) enum Kind {
     Conflict,
     PayloadTooLarge,
     UnsupportedMediaType,
+    UpgradeRequired,
     IdempotencyKeyReused,
     RateLimited,
     Internal,
@@ -42,6 +43,7 @@ impl Kind {
             Self::Conflict => StatusCode::CONFLICT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -60,6 +62,7 @@ impl Kind {
             Self::Conflict => "conflict",
             Self::PayloadTooLarge => "payload_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UpgradeRequired => "upgrade_required",
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::RateLimited => "rate_limit_exceeded",
             Self::Internal => "internal_error",
@@ -124,11 +127,16 @@ impl ApiError {
     pub(crate) fn denied(denied: Denied, door: Access) -> Self {
         const OPERATOR: &str = "Invalid or missing X-Master-Key header";
         match (denied, door) {
-            (Denied::Missing | Denied::Invalid(_), Access::Operator) => Self::new(Kind::Unauthorized, OPERATOR),
-            (Denied::Missing, Access::Tenant | Access::Public) => {
+            (Denied::Missing | Denied::Invalid(_) | Denied::Gone, Access::Operator) => {
+                Self::new(Kind::Unauthorized, OPERATOR)
+            }
+            (Denied::Missing, Access::Public | Access::Backend | Access::Tenant | Access::Socket) => {
                 Self::new(Kind::Unauthorized, "Missing X-API-Key header")
             }
-            (Denied::Invalid(_), Access::Tenant | Access::Public) => Self::new(Kind::Unauthorized, "Invalid API key"),
+            (Denied::Invalid(_) | Denied::Gone, Access::Public | Access::Backend | Access::Tenant | Access::Socket) => {
+                Self::new(Kind::Unauthorized, "Invalid API key")
+            }
+            (Denied::Token, _) => Self::new(Kind::Unauthorized, "Invalid or expired token"),
             (Denied::Suspended, _) => Self::new(Kind::TenantSuspended, "The tenant is suspended"),
             (Denied::TooManyFailures { retry_nanos }, _) => {
                 Self::rate_limited("Too many failed attempts from this address", retry_nanos)

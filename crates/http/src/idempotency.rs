@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chatapi_domain::access::Actor;
 use chatapi_domain::{RequestId, Timestamp};
+use chatapi_realtime::MessageView;
 use chatapi_storage::{Answer, Begun, Idempotency, Reservation};
 use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
@@ -15,7 +16,6 @@ use crate::call::Call;
 use crate::dispatch::error_body;
 use crate::error::{ApiError, Kind};
 use crate::reply::Reply;
-use crate::views::MessageView;
 
 /// How long one waits for the answer of another who is at it, and how often one looks.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -110,6 +110,7 @@ fn to_answer(error: &ApiError, request_id: &str) -> Option<Answer> {
         | Kind::MethodNotAllowed
         | Kind::PayloadTooLarge
         | Kind::UnsupportedMediaType
+        | Kind::UpgradeRequired
         | Kind::IdempotencyKeyReused
         | Kind::RateLimited
         | Kind::Internal

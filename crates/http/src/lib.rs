@@ -23,9 +23,11 @@ mod reply;
 mod route;
 mod routes;
 mod server;
+mod socket;
 mod views;
 
 pub use api::{Api, Options};
+pub use clock::now;
 pub use route::{Access, ROUTES, Route, RouteSpec};
 pub use server::serve;
 
@@ -35,5 +37,5 @@ pub mod bench {
     pub use crate::body::{exceeds_depth, parse};
     pub use crate::route::Router;
     pub use crate::routes::messages::SendBody;
-    pub use crate::views::MessageView;
+    pub use chatapi_realtime::MessageView;
 }

@@ -48,7 +48,7 @@ struct OfRoute {
 }
 
 /// Statuses we answer with.
-const STATUSES: [u16; 16] = [200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503];
+const STATUSES: [u16; 18] = [101, 200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 413, 415, 422, 426, 429, 500, 503];
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -58,6 +58,13 @@ pub(crate) struct Metrics {
     unknown: Counter,
     pub(crate) connections: Gauge,
     pub(crate) messages_sent: Counter,
+    pub(crate) sockets: Gauge,
+    pub(crate) events_sent: Counter,
+    sockets_too_slow: Counter,
+    tails: Gauge,
+    tail_reads: Counter,
+    notices: Counter,
+    nodes: Gauge,
     queue: Gauge,
     queue_bytes: Gauge,
     queue_refused: Counter,
@@ -93,6 +100,13 @@ impl Metrics {
             unknown: Counter::default(),
             connections: Gauge::default(),
             messages_sent: Counter::default(),
+            sockets: Gauge::default(),
+            events_sent: Counter::default(),
+            sockets_too_slow: Counter::default(),
+            tails: Gauge::default(),
+            tail_reads: Counter::default(),
+            notices: Counter::default(),
+            nodes: Gauge::default(),
             queue: Gauge::default(),
             queue_bytes: Gauge::default(),
             queue_refused: Counter::default(),
@@ -111,6 +125,14 @@ impl Metrics {
         registry.register("http_unknown", "Requests for a path or method there is not", self.unknown.clone());
         registry.register("http_connections", "Connections open", self.connections.clone());
         registry.register("messages_sent", "Messages stored", self.messages_sent.clone());
+        registry.register("websocket_connections", "WebSockets open", self.sockets.clone());
+        registry.register("events_sent", "Events sent over WebSockets", self.events_sent.clone());
+        let too_slow = self.sockets_too_slow.clone();
+        registry.register("websocket_too_slow", "WebSockets closed because their queue was full", too_slow);
+        registry.register("room_tails", "Rooms that somebody here follows", self.tails.clone());
+        registry.register("room_tail_reads", "Times a room was read for those who follow it", self.tail_reads.clone());
+        registry.register("feed_notices", "Notices sent to other nodes", self.notices.clone());
+        registry.register("nodes", "Nodes that serve this database", self.nodes.clone());
         registry.register("message_queue", "Messages waiting for a writer", self.queue.clone());
         registry.register("message_queue_bytes", "Bytes they hold", self.queue_bytes.clone());
         registry.register(
@@ -152,6 +174,13 @@ impl Metrics {
         self.pool_open.set(signed(pool.open));
         self.pool_idle.set(signed(pool.idle));
         self.pool_waiting.set(signed(pool.waiting));
+        let hub = api.hub.status();
+        self.tails.set(signed(hub.tails));
+        self.tail_reads.inc_by(hub.reads.saturating_sub(self.tail_reads.get()));
+        self.sockets_too_slow.inc_by(hub.too_slow.saturating_sub(self.sockets_too_slow.get()));
+        let feed = api.store.feed();
+        self.notices.inc_by(feed.notices().saturating_sub(self.notices.get()));
+        self.nodes.set(signed(feed.nodes()));
         self.uptime.set(api.started.elapsed().as_secs_f64());
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -161,11 +190,11 @@ impl Metrics {
     /// The few counters that are shown as JSON.
     pub(crate) fn to_json(&self, api: &Api) -> Value {
         json!({
-            "active_connections": self.connections.get(),
+            "active_connections": self.sockets.get(),
             "messages_sent": self.messages_sent.get(),
             "delivery_attempts": 0,
             "delivery_failures": 0,
-            "broadcast_drops": 0,
+            "broadcast_drops": api.hub.status().too_slow,
             "uptime_seconds": api.started.elapsed().as_secs(),
         })
     }

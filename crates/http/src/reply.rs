@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use chatapi_storage::{Answer, Shows};
 use hyper::StatusCode;
+use hyper::header::HeaderValue;
 use serde::Serialize;
 
 use crate::error::ApiError;
@@ -27,6 +28,8 @@ pub(crate) struct Reply {
     pub(crate) shows: Option<Shows>,
     /// What is kept for an `Idempotency-Key` instead of the body, where that holds a secret.
     pub(crate) kept: Option<Bytes>,
+    /// The connection becomes a WebSocket; what `Sec-WebSocket-Accept` says.
+    pub(crate) accept: Option<HeaderValue>,
 }
 
 impl Reply {
@@ -41,15 +44,25 @@ impl Reply {
     }
 
     pub(crate) fn json(status: StatusCode, view: &impl Serialize) -> Result<Self, ApiError> {
-        let body = to_json(view)?;
-        Ok(Self { status, body, content_type: ContentType::Json, replayed: false, shows: None, kept: None })
+        Ok(Self { status, body: to_json(view)?, ..Self::no_content() })
     }
 
     /// `204`.
     pub(crate) fn no_content() -> Self {
-        let body = Bytes::new();
-        let status = StatusCode::NO_CONTENT;
-        Self { status, body, content_type: ContentType::Json, replayed: false, shows: None, kept: None }
+        Self {
+            status: StatusCode::NO_CONTENT,
+            body: Bytes::new(),
+            content_type: ContentType::Json,
+            replayed: false,
+            shows: None,
+            kept: None,
+            accept: None,
+        }
+    }
+
+    /// `101`: the connection becomes a WebSocket.
+    pub(crate) fn switching(accept: HeaderValue) -> Self {
+        Self { status: StatusCode::SWITCHING_PROTOCOLS, accept: Some(accept), ..Self::no_content() }
     }
 
     /// `200` and metrics in text.

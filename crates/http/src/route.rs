@@ -11,7 +11,11 @@ pub enum Access {
     /// The operator, with `X-Master-Key`.
     Operator,
     /// A tenant's backend, with `X-API-Key`.
+    Backend,
+    /// A tenant's backend, or one of its users, with a token.
     Tenant,
+    /// The same, and with a ticket: a handshake.
+    Socket,
 }
 
 /// One route.
@@ -52,7 +56,9 @@ routes! {
     TenantsCreate   "POST"   "/admin/tenants"                             Operator;
     TenantsGet      "GET"    "/admin/tenants/{tenant_id}"                 Operator;
 
-    TenantGet       "GET"    "/tenant"                                    Tenant;
+    TenantGet       "GET"    "/tenant"                                    Backend;
+    TokensCreate    "POST"   "/tokens"                                    Backend;
+    TokensRevoke    "POST"   "/tokens/revoke"                             Backend;
 
     RoomsList       "GET"    "/rooms"                                     Tenant;
     RoomsCreate     "POST"   "/rooms"                                     Tenant;
@@ -73,6 +79,10 @@ routes! {
     ChangesList     "GET"    "/rooms/{room_id}/changes"                   Tenant;
     ReceiptsList    "GET"    "/rooms/{room_id}/receipts"                  Tenant;
     Ack             "POST"   "/acks"                                      Tenant;
+    PresenceGet     "GET"    "/presence"                                  Tenant;
+
+    SocketTicket    "POST"   "/ws/token"                                  Tenant;
+    Socket          "GET"    "/ws"                                        Socket;
 }
 
 impl Route {
@@ -80,6 +90,11 @@ impl Route {
     #[must_use]
     pub fn spec(self) -> &'static RouteSpec {
         &ROUTES[self as usize]
+    }
+
+    /// Whether an `Idempotency-Key` counts: not where the answer is a secret, which is never kept.
+    pub(crate) fn is_repeatable(self) -> bool {
+        self.spec().method == "POST" && !matches!(self, Self::TokensCreate | Self::SocketTicket)
     }
 
     /// The most bytes its body may have.

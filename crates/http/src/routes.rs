@@ -3,9 +3,11 @@
 mod members;
 pub(crate) mod messages;
 mod operations;
+mod presence;
 mod receipts;
 mod rooms;
 mod tenants;
+mod tokens;
 
 use serde::{Deserialize, Deserializer};
 
@@ -13,6 +15,7 @@ use crate::call::Call;
 use crate::error::ApiError;
 use crate::reply::Reply;
 use crate::route::Route;
+use crate::socket;
 
 pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> {
     match route {
@@ -24,6 +27,8 @@ pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> 
         Route::TenantsCreate => tenants::create(call).await,
         Route::TenantsGet => tenants::get(call).await,
         Route::TenantGet => tenants::own(&call),
+        Route::TokensCreate => tokens::create(call).await,
+        Route::TokensRevoke => tokens::revoke(call).await,
         Route::RoomsList => rooms::list(call).await,
         Route::RoomsCreate => rooms::create(call).await,
         Route::RoomsGet => rooms::get(call).await,
@@ -43,6 +48,9 @@ pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> 
         Route::ChangesList => messages::changes(call).await,
         Route::ReceiptsList => receipts::list(call).await,
         Route::Ack => receipts::ack(call).await,
+        Route::PresenceGet => presence::of(call).await,
+        Route::SocketTicket => tokens::ticket(call).await,
+        Route::Socket => socket::open(call).await,
     }
 }
 

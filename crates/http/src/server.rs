@@ -27,9 +27,10 @@ const HEAD_PATIENCE: Duration = Duration::from_mins(1);
 /// The most bytes of a request's head.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Serves `api` on `listener` until `stop`; then no connection is accepted, and requests in
-/// flight have `drain` to finish. What has not finished by then is dropped.
-pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken, drain: Duration) {
+/// Serves `api` on `listener` until its `stop`; then no connection is accepted, and requests in
+/// flight and WebSockets have `drain` to finish. What has not finished by then is dropped.
+pub async fn serve(api: Arc<Api>, listener: TcpListener, drain: Duration) {
+    let stop = api.stop.clone();
     let connections = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let hard_stop = CancellationToken::new();
@@ -48,12 +49,16 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
     api.tasks.close();
     let all = async {
         connections.wait().await;
+        // Only now: a connection may have become a WebSocket at the last moment.
+        api.sockets.close();
+        api.sockets.wait().await;
         api.tasks.wait().await;
     };
     if timeout(drain, all).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
             requests = api.tasks.len(),
+            sockets = api.sockets.len(),
             "Not all requests finished in time"
         );
         hard_stop.cancel();
@@ -94,7 +99,8 @@ async fn connection(api: Arc<Api>, stream: TcpStream, stop: CancellationToken) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

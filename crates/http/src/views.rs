@@ -1,9 +1,9 @@
 //! What goes over the wire. Domain types are not serialised directly.
 
 use chatapi_domain::{
-    Change, Defaults, Json, Listed, Member, Message, Name, Positions, Receipt, Room, RoomId, Tenant, TenantId,
-    Timestamp, UserId,
+    Change, Defaults, Listed, Member, Name, Positions, Receipt, RoomId, Tenant, TenantId, Timestamp, UserId,
 };
+use chatapi_realtime::{MessageView, RoomView};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -44,43 +44,6 @@ pub(crate) struct NewTenantView<'a> {
     pub(crate) tenant: TenantView<'a>,
     #[serde(flatten)]
     pub(crate) key: NewKeyView<'a>,
-}
-
-/// A room.
-#[derive(Serialize)]
-pub(crate) struct RoomView<'a> {
-    room_id: RoomId,
-    #[serde(rename = "type")]
-    room_type: &'static str,
-    unique_key: Option<&'a str>,
-    name: Option<&'a Name>,
-    metadata: Option<&'a Json>,
-    first_seq: i64,
-    last_seq: i64,
-    last_change: i64,
-    member_count: i32,
-    created_by: Option<&'a UserId>,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-}
-
-impl<'a> From<&'a Room> for RoomView<'a> {
-    fn from(room: &'a Room) -> Self {
-        Self {
-            room_id: room.room_id,
-            room_type: room.room_type.as_str(),
-            unique_key: room.unique_key.as_deref(),
-            name: room.name.as_ref(),
-            metadata: room.metadata.as_ref(),
-            first_seq: room.first_seq,
-            last_seq: room.last_seq,
-            last_change: room.last_change,
-            member_count: room.member_count,
-            created_by: room.created_by.as_ref(),
-            created_at: room.created_at,
-            updated_at: room.updated_at,
-        }
-    }
 }
 
 /// A room in a list, with the caller's own place in it.
@@ -125,40 +88,6 @@ pub(crate) struct MemberView<'a> {
 impl<'a> From<&'a Member> for MemberView<'a> {
     fn from(member: &'a Member) -> Self {
         Self { user_id: &member.user_id, role: member.role.as_str(), joined_at: member.joined_at }
-    }
-}
-
-/// A message.
-#[derive(Debug, Serialize)]
-pub struct MessageView<'a> {
-    message_id: chatapi_domain::MessageId,
-    room_id: RoomId,
-    sender_id: &'a UserId,
-    seq: i64,
-    content: &'a str,
-    meta: Option<&'a Json>,
-    client_message_id: Option<&'a chatapi_domain::ClientMessageId>,
-    created_at: Timestamp,
-    edited_at: Option<Timestamp>,
-    deleted_at: Option<Timestamp>,
-    reply_to: Option<chatapi_domain::MessageId>,
-}
-
-impl<'a> From<&'a Message> for MessageView<'a> {
-    fn from(message: &'a Message) -> Self {
-        Self {
-            message_id: message.message_id,
-            room_id: message.room_id,
-            sender_id: &message.sender_id,
-            seq: message.seq,
-            content: &message.content,
-            meta: message.meta.as_ref(),
-            client_message_id: message.client_message_id.as_ref(),
-            created_at: message.created_at,
-            edited_at: message.edited_at,
-            deleted_at: message.deleted_at,
-            reply_to: message.reply_to,
-        }
     }
 }
 

@@ -92,6 +92,12 @@ impl Connector {
         self.with_options("-c lock_timeout=250ms")
     }
 
+    /// The settings and TLS of the session that listens and tells: what it tells need not be on
+    /// disk.
+    pub(crate) fn for_feed(&self) -> (tokio_postgres::Config, MakeRustlsConnect) {
+        self.with_options("-c lock_timeout=5s -c synchronous_commit=off")
+    }
+
     fn with_options(&self, more: &str) -> (tokio_postgres::Config, MakeRustlsConnect) {
         let mut config = self.plain.clone();
         let own = config.get_options().unwrap_or_default().to_owned();

@@ -145,6 +145,14 @@ pub(crate) struct Tx<'a> {
 }
 
 impl Tx<'_> {
+    pub(crate) async fn query(&self, sql: &'static str, params: &Params<'_>) -> Result<Vec<Row>> {
+        let start = Instant::now();
+        let statement = self.tx.prepare_cached(sql).await?;
+        let rows = self.tx.query(&statement, params).await;
+        count(1, start);
+        Ok(rows?)
+    }
+
     pub(crate) async fn query_opt(&self, sql: &'static str, params: &Params<'_>) -> Result<Option<Row>> {
         let start = Instant::now();
         let statement = self.tx.prepare_cached(sql).await?;

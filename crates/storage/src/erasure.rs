@@ -51,5 +51,6 @@ async fn sweep_once(db: &Db) -> Result<()> {
     for row in db.query(PENDING, &[]).await? {
         erase_room(db, get(&row, "tenant_id")?, get(&row, "room_id")?).await?;
     }
+    crate::tokens::forget_old(db).await?;
     crate::idempotency::forget_old(db).await
 }

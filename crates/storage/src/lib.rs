@@ -2,8 +2,8 @@
 //!
 //! Start at [`Store::connect`] and [`Store::tenant`]. A repository of rooms, members, messages or
 //! receipts can only be had from a [`TenantStore`]: that no query forgets its tenant is a matter
-//! of types, not of habit. Only [`Tenants`], [`Keys`] and the background work see more than one
-//! tenant. Nothing here knows of HTTP, and no type of the driver leaves this crate.
+//! of types, not of habit. Only [`Tenants`], [`Keys`], the [`Feed`] and the background work see more
+//! than one tenant. Nothing here knows of HTTP, and no type of the driver leaves this crate.
 //!
 //! Acknowledged means durable: a method that returns `Ok` has committed.
 //!
@@ -14,29 +14,37 @@ mod connect;
 mod db;
 mod erasure;
 mod error;
+mod feed;
 mod idempotency;
 mod keys;
 mod members;
 mod messages;
 mod migrate;
+mod nodes;
+mod presence;
 mod receipts;
 mod rooms;
 mod row;
 mod store;
 mod tenants;
+mod tokens;
 mod writer;
 
 pub use connect::{Connector, InvalidUrl};
 pub use db::{PoolStatus, Work, measured};
 pub use error::Error;
+pub use feed::{Feed, Position, Signal, Subscription, Told};
 pub use idempotency::{Answer, Begun, Idempotency, Reservation, Shows};
 pub use keys::{FoundKey, Keys};
 pub use members::Members;
 pub use messages::{History, Messages};
+pub use nodes::{Node, TenantUser};
+pub use presence::{Presence, Status};
 pub use receipts::Receipts;
 pub use rooms::{RoomCursor, Rooms};
 pub use store::{Options, Store, TenantStore};
-pub use tenants::Tenants;
+pub use tenants::{FoundTenant, Tenants};
+pub use tokens::{Issuer, Ticket, Tokens};
 pub use writer::{Appended, QueueStatus};
 
 /// What the benchmark compares with: the same statement and session, without the writer.

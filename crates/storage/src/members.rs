@@ -1,9 +1,10 @@
 //! Members of one tenant's rooms.
 
 use chatapi_domain::access::Actor;
-use chatapi_domain::{Member, Role, Room, RoomId, TenantId, Timestamp, UserId};
+use chatapi_domain::{Fact, Member, Role, Room, RoomId, TenantId, Timestamp, UserId};
 
 use crate::db::{Db, Tx};
+use crate::feed::tell_in;
 use crate::rooms::{Locked, lock};
 use crate::row::{self, get, room_columns, visible_room, word};
 use crate::{Error, Result};
@@ -29,7 +30,8 @@ const LIST: &str = concat!(
 const ADD: &str = "
     insert into room_members (tenant_id, user_id, room_id, role, joined_at, delivered_seq, read_seq, receipt_at)
     select $1, u.user_id, $2, $4, $5, $6, $6, $5 from unnest($3::text[]) as u (user_id)
-        on conflict do nothing";
+        on conflict do nothing
+ returning user_id";
 
 const COUNT: &str = concat!(
     "update rooms r set member_count = member_count + $3, updated_at = $4
@@ -152,6 +154,7 @@ impl Members<'_> {
         debug_assert!(present.role == Role::Admin || !present.last_admin);
         tx.execute(REMOVE, &[&self.tenant, &room, user]).await?;
         self.count(&tx, room, -1, now).await?;
+        tell_in(&tx, self.tenant, &[Fact::MemberRemoved { room_id: room, user_id: user.clone() }]).await?;
         tx.commit().await
     }
 
@@ -166,17 +169,20 @@ impl Members<'_> {
         max_members: u32,
         now: Timestamp,
     ) -> Result<Room> {
-        let added = tx.execute(ADD, &[&self.tenant, &room, &users, &role.as_str(), &now, &locked.last_seq]).await?;
-        let added = i32::try_from(added).unwrap_or(i32::MAX);
+        let rows = tx.query(ADD, &[&self.tenant, &room, &users, &role.as_str(), &now, &locked.last_seq]).await?;
+        let entered = rows.iter().map(|row| get(row, "user_id")).collect::<Result<Vec<UserId>>>()?;
+        let added = i32::try_from(entered.len()).unwrap_or(i32::MAX);
         let total = u32::try_from(locked.member_count.saturating_add(added)).unwrap_or(0);
         if added > 0 && total > max_members {
             return Err(Error::Conflict("The room is full"));
         }
-        let moment = (added > 0).then_some(now);
-        match moment {
-            Some(now) => self.count(tx, room, added, now).await,
-            None => self.unchanged(tx, room).await,
+        if entered.is_empty() {
+            return self.unchanged(tx, room).await;
         }
+        let (last_seq, last_change) = (locked.last_seq, locked.last_change);
+        let fact = |user_ids| Fact::MembersAdded { room_id: room, user_ids, role, last_seq, last_change };
+        tell_in(tx, self.tenant, &Fact::each_of(&entered, fact)).await?;
+        self.count(tx, room, added, now).await
     }
 
     async fn unchanged(&self, tx: &Tx<'_>, room: RoomId) -> Result<Room> {

@@ -8,6 +8,7 @@ use chatapi_domain::{
 use tokio_postgres::Row;
 
 use crate::db::Db;
+use crate::feed::Feed;
 use crate::rooms::standing;
 use crate::row::{self, get, message_columns, visible_room};
 use crate::writer::{Appended, Writer};
@@ -18,6 +19,7 @@ use crate::{Error, Result};
 pub struct Messages<'a> {
     pub(crate) db: &'a Db,
     pub(crate) writer: &'a Writer,
+    pub(crate) feed: &'a Feed,
     pub(crate) tenant: TenantId,
 }
 
@@ -101,7 +103,7 @@ const EDIT: &str = change!(
     message_columns!()
 );
 
-const ERASE: &str = change!("content = '', meta = null, deleted_at = $4", "m.seq");
+const ERASE: &str = change!("content = '', meta = null, deleted_at = $4", message_columns!());
 
 const ERASE_ANSWERS: &str = "update idempotency_keys set body = null where tenant_id = $1 and message_id = $2";
 
@@ -146,7 +148,7 @@ impl Messages<'_> {
     /// [`Error::NotFound`] if there is no room that the actor may see.
     pub async fn changes(&self, room: RoomId, actor: &Actor, after: i64, limit: i64) -> Result<History<Change>> {
         let rows = self.db.query(CHANGES, &[&self.tenant, &room, &actor.user(), &after, &(limit + 1)]).await?;
-        page(&rows, limit, |row| Ok(Change { change: get(row, "change")?, message: row::message(row)? }))
+        page(&rows, limit, changed)
     }
 
     /// One message.
@@ -181,8 +183,10 @@ impl Messages<'_> {
             .db
             .query_opt(EDIT, &[&self.tenant, &room, &message, &content.as_str(), &meta.is_some(), &new_meta, &now])
             .await?;
-        let edited = edited.as_ref().map(row::message).transpose()?;
-        edited.ok_or(Error::Conflict("A deleted message cannot be edited"))
+        let edited = edited.as_ref().map(changed).transpose()?;
+        let edited = edited.ok_or(Error::Conflict("A deleted message cannot be edited"))?;
+        self.feed.changed(self.tenant, &edited);
+        Ok(edited.message)
     }
 
     /// Erases a message's content and meta, from stored answers too; its place in the room stays.
@@ -200,10 +204,14 @@ impl Messages<'_> {
         }
         let mut client = self.db.client().await?;
         let tx = client.begin().await?;
-        tx.execute(ERASE, &[&self.tenant, &room, &message, &now]).await?;
+        let erased = tx.query_opt(ERASE, &[&self.tenant, &room, &message, &now]).await?;
         // A statement of its own: it must see an answer that was stored while the first waited.
         tx.execute(ERASE_ANSWERS, &[&self.tenant, &message]).await?;
-        tx.commit().await
+        tx.commit().await?;
+        if let Some(row) = &erased {
+            self.feed.changed(self.tenant, &changed(row)?);
+        }
+        Ok(())
     }
 
     async fn find(&self, room: RoomId, actor: &Actor, message: MessageId) -> Result<(Row, Message)> {
@@ -212,6 +220,10 @@ impl Messages<'_> {
         let found = row::optional_message(&row)?.ok_or(Error::NotFound("Message"))?;
         Ok((row, found))
     }
+}
+
+fn changed(row: &Row) -> Result<Change> {
+    Ok(Change { change: get(row, "change")?, message: row::message(row)? })
 }
 
 /// A page of at most `limit` out of the rows of an outer join that asked for one more.

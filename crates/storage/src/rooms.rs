@@ -1,10 +1,13 @@
 //! Rooms of one tenant.
 
 use chatapi_domain::access::{Actor, Standing};
-use chatapi_domain::{Listed, NewRoom, Own, Role, Room, RoomId, RoomPatch, RoomType, TenantId, Timestamp, UserId};
+use chatapi_domain::{
+    Fact, Listed, NewRoom, Own, Place, Role, Room, RoomId, RoomPatch, RoomType, TenantId, Timestamp, UserId,
+};
 use tokio_postgres::Row;
 
 use crate::db::{Db, Tx};
+use crate::feed::{notices, tell_in};
 use crate::row::{self, get, message_columns, room_columns, visible_room, word};
 use crate::{Error, Result, erasure};
 
@@ -35,7 +38,7 @@ const CREATE: &str = concat!(
         select $1, m.user_id, $2, m.role, $9, $9 from r, unnest($11::text[], $12::text[]) as m (user_id, role))
     select ",
     room_columns!(),
-    " from r"
+    ", (select count(pg_notify('chatapi', p)) from unnest($13::text[]) p) from r"
 );
 
 /// What stood in the way of [`CREATE`]: the same room made before, or the dm of the same pair.
@@ -82,8 +85,21 @@ const LIST_OF_TENANT: &str = concat!(
      order by r.active_hour desc, r.active_at desc, r.room_id desc limit $6"
 );
 
+const PLACES: &str = "
+    select r.room_id, r.type, r.last_seq, r.last_change, r.updated_at, own.role, own.delivered_seq
+      from room_members own join rooms r on r.tenant_id = own.tenant_id and r.room_id = own.room_id
+     where own.tenant_id = $1 and own.user_id = $2";
+
+const PLACES_IN: &str = "
+    select r.room_id, r.type, r.last_seq, r.last_change, r.updated_at, own.role,
+           coalesce(own.delivered_seq, 0) as delivered_seq
+      from unnest($2::uuid[]) i (room_id)
+      join rooms r on r.tenant_id = $1 and r.room_id = i.room_id
+      left join room_members own on own.tenant_id = $1 and own.user_id = $3 and own.room_id = i.room_id
+     where own.user_id is not null or r.type = 'channel'";
+
 const LOCK: &str = "
-    select r.type, r.last_seq, r.member_count, own.role
+    select r.type, r.last_seq, r.last_change, r.member_count, own.role
       from rooms r left join room_members own
         on own.tenant_id = r.tenant_id and own.room_id = r.room_id and own.user_id = $3
      where r.tenant_id = $1 and r.room_id = $2
@@ -107,6 +123,7 @@ const ERASE_ANSWERS: &str = "update idempotency_keys set body = null where tenan
 pub(crate) struct Locked {
     pub(crate) standing: Standing,
     pub(crate) last_seq: i64,
+    pub(crate) last_change: i64,
     pub(crate) member_count: i32,
 }
 
@@ -114,7 +131,8 @@ pub(crate) struct Locked {
 pub(crate) async fn lock(tx: &Tx<'_>, tenant: TenantId, room: RoomId, actor: &Actor) -> Result<Locked> {
     let row = tx.query_opt(LOCK, &[&tenant, &room, &actor.user()]).await?.ok_or(Error::NotFound("Room"))?;
     let (last_seq, member_count) = (get(&row, "last_seq")?, get(&row, "member_count")?);
-    Ok(Locked { standing: standing(&row, actor)?, last_seq, member_count })
+    let last_change = get(&row, "last_change")?;
+    Ok(Locked { standing: standing(&row, actor)?, last_seq, last_change, member_count })
 }
 
 /// How the actor stands to the room of a row with the columns `type` and `role`.
@@ -145,6 +163,9 @@ impl Rooms<'_> {
         let roles: Vec<&str> = members.iter().map(|(_, role)| role.as_str()).collect();
         let count = i32::try_from(members.len()).unwrap_or(i32::MAX);
         let metadata = new.metadata.as_ref().map(chatapi_domain::Json::as_str);
+        let named: Vec<UserId> = users.iter().map(|user| (*user).clone()).collect();
+        let told = Fact::each_of(&named, |user_ids| Fact::RoomCreated { room_id, user_ids });
+        let told = notices(self.tenant, &told)?;
         // Again only if what stood in the way was deleted between the two statements.
         for _ in 0..3 {
             let made = self
@@ -164,6 +185,7 @@ impl Rooms<'_> {
                         &hour(now),
                         &users,
                         &roles,
+                        &told,
                     ],
                 )
                 .await?;
@@ -210,6 +232,24 @@ impl Rooms<'_> {
         rows.iter().map(|row| listed(row, actor)).collect()
     }
 
+    /// How far the user's rooms are, and the user in them; all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails.
+    pub async fn places(&self, user: &UserId) -> Result<Vec<Place>> {
+        self.db.query(PLACES, &[&self.tenant, user]).await?.iter().map(place).collect()
+    }
+
+    /// How far these rooms are, and the user in them; those the user may not see are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails.
+    pub async fn places_in(&self, rooms: &[RoomId], user: &UserId) -> Result<Vec<Place>> {
+        self.db.query(PLACES_IN, &[&self.tenant, &rooms, user]).await?.iter().map(place).collect()
+    }
+
     /// Changes name and metadata.
     ///
     /// # Errors
@@ -228,6 +268,7 @@ impl Rooms<'_> {
             )
             .await?
             .ok_or(Error::NotFound("Room"))?;
+        tell_in(&tx, self.tenant, &[Fact::RoomUpdated { room_id: room }]).await?;
         tx.commit().await?;
         row::room(&row)
     }
@@ -245,6 +286,7 @@ impl Rooms<'_> {
         tx.execute(DELETE, &[&self.tenant, &room]).await?;
         tx.execute(BEGIN_ERASURE, &[&self.tenant, &room]).await?;
         tx.execute(ERASE_ANSWERS, &[&self.tenant, &room]).await?;
+        tell_in(&tx, self.tenant, &[Fact::RoomDeleted { room_id: room }]).await?;
         tx.commit().await?;
         drop(client);
         if let Err(error) = erasure::erase_room(self.db, self.tenant, room).await {
@@ -252,6 +294,18 @@ impl Rooms<'_> {
         }
         Ok(())
     }
+}
+
+fn place(row: &Row) -> Result<Place> {
+    Ok(Place {
+        room_id: get(row, "room_id")?,
+        room_type: word(row, "type", RoomType::from_word)?,
+        last_seq: get(row, "last_seq")?,
+        last_change: get(row, "last_change")?,
+        updated_at: get(row, "updated_at")?,
+        role: row::role(row)?,
+        delivered_seq: get(row, "delivered_seq")?,
+    })
 }
 
 fn listed(row: &Row, actor: &Actor) -> Result<Listed> {

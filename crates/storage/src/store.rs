@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use chatapi_domain::{TenantId, Timestamp};
+use chatapi_domain::{NodeId, TenantId, Timestamp};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::db::Db;
 use crate::writer::Writer;
 use crate::{
-    Connector, Error, Idempotency, Keys, Members, Messages, PoolStatus, QueueStatus, Receipts, Result, Rooms, Tenants,
-    erasure, migrate,
+    Connector, Error, Feed, Idempotency, Keys, Members, Messages, Node, PoolStatus, Presence, QueueStatus, Receipts,
+    Result, Rooms, Tenants, Tokens, erasure, feed, migrate,
 };
 
 /// How many connections a store keeps.
@@ -34,6 +34,7 @@ impl Default for Options {
 pub struct Store {
     db: Db,
     writer: Arc<Writer>,
+    feed: Feed,
     connector: Connector,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -45,13 +46,18 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] if the pool cannot be made.
+    /// [`Error::Unavailable`] if the pool cannot be made, or the system has no randomness.
     pub fn connect(connector: Connector, options: Options) -> Result<Self> {
         let db = Db::new(&connector, options.pool_size)?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let writer = Arc::new(Writer::start(&connector, &db, options.writers, &tasks));
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| Error::Unavailable(error.to_string().into()))?;
+        let node_id = NodeId::from_uuid(uuid::Builder::from_random_bytes(random).into_uuid());
+        let feed = Feed::new(db.clone(), node_id);
+        let writer = Arc::new(Writer::start(&connector, &db, &feed, options.writers, &tasks));
         tasks.spawn(erasure::sweep(db.clone(), stop.clone()));
-        Ok(Self { db, writer, connector, stop, tasks })
+        tasks.spawn(feed::run(feed.clone(), connector.clone(), stop.clone()));
+        Ok(Self { db, writer, feed, connector, stop, tasks })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once.
@@ -80,6 +86,18 @@ impl Store {
     #[must_use]
     pub fn keys(&self) -> Keys<'_> {
         Keys { db: &self.db }
+    }
+
+    /// What this node and others did, as it happens.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// Who is online on this node.
+    #[must_use]
+    pub fn node(&self) -> Node<'_> {
+        Node { db: &self.db, node_id: self.feed.node_id() }
     }
 
     /// First answers of the operator's own requests.
@@ -149,13 +167,26 @@ impl<'a> TenantStore<'a> {
     /// The messages of its rooms.
     #[must_use]
     pub fn messages(self) -> Messages<'a> {
-        Messages { db: &self.store.db, writer: &self.store.writer, tenant: self.tenant }
+        let Store { db, writer, feed, .. } = self.store;
+        Messages { db, writer, feed, tenant: self.tenant }
     }
 
     /// How far the members of its rooms are.
     #[must_use]
     pub fn receipts(self) -> Receipts<'a> {
-        Receipts { db: &self.store.db, tenant: self.tenant }
+        Receipts { db: &self.store.db, feed: &self.store.feed, tenant: self.tenant }
+    }
+
+    /// Who of its users is online.
+    #[must_use]
+    pub fn presence(self) -> Presence<'a> {
+        Presence { db: &self.store.db, tenant: self.tenant }
+    }
+
+    /// What ends its user tokens, and its tickets for sockets.
+    #[must_use]
+    pub fn tokens(self) -> Tokens<'a> {
+        Tokens { db: &self.store.db, tenant: self.tenant }
     }
 
     /// First answers of its requests.

@@ -1,6 +1,9 @@
 //! The tenants themselves. One of the few files that see more than one tenant.
 
-use chatapi_domain::{Config, Tenant, TenantId, TenantKey, TenantStatus};
+use std::fmt;
+
+use chatapi_domain::{Config, Tenant, TenantId, TenantKey, TenantStatus, Timestamp};
+use secrecy::SecretSlice;
 use tokio_postgres::Row;
 
 use crate::db::Db;
@@ -26,6 +29,10 @@ const LIST: &str = "
        and ($2::text is null or status = $2) and ($3::text is null or name = $3)
      order by tenant_id desc limit $4";
 
+const FIND: &str = "
+    select tenant_id, name, status, config::text as config, created_at, token_secret, tokens_revoked_at
+      from tenants where tenant_id = $1";
+
 const ALLOWS_ORIGIN: &str = "
     select exists (
         select from tenants
@@ -36,6 +43,23 @@ const ALLOWS_ORIGIN: &str = "
 #[derive(Debug, Clone, Copy)]
 pub struct Tenants<'a> {
     pub(crate) db: &'a Db,
+}
+
+/// A tenant with what its users' tokens are checked against.
+#[derive(Clone)]
+pub struct FoundTenant {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// What signs its tokens.
+    pub token_secret: SecretSlice<u8>,
+    /// Tokens issued until then are refused.
+    pub tokens_revoked_at: Option<Timestamp>,
+}
+
+impl fmt::Debug for FoundTenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FoundTenant").field("tenant_id", &self.tenant.tenant_id).finish_non_exhaustive()
+    }
 }
 
 impl Tenants<'_> {
@@ -65,6 +89,21 @@ impl Tenants<'_> {
     pub async fn get(&self, tenant: TenantId) -> Result<Tenant> {
         let row = self.db.query_opt(GET, &[&tenant]).await?;
         row.as_ref().map(read).transpose()?.ok_or(Error::NotFound("Tenant"))
+    }
+
+    /// The tenant of this id, whatever its state: for checking its users' tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails.
+    pub async fn find(&self, tenant: TenantId) -> Result<Option<FoundTenant>> {
+        let Some(row) = self.db.query_opt(FIND, &[&tenant]).await? else { return Ok(None) };
+        let secret: Vec<u8> = get(&row, "token_secret")?;
+        Ok(Some(FoundTenant {
+            tenant: read(&row)?,
+            token_secret: secret.into(),
+            tokens_revoked_at: get(&row, "tokens_revoked_at")?,
+        }))
     }
 
     /// Tenants, newest first, at most `limit`, older than `before` if given.

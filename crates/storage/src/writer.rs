@@ -28,6 +28,7 @@ pub use self::batch::ONE;
 use self::direct::Direct;
 use self::queue::Queue;
 use crate::db::{Db, count};
+use crate::feed::Feed;
 use crate::rooms::standing;
 use crate::row::{self, get, message_columns};
 use crate::{Connector, Error, Result};
@@ -86,6 +87,16 @@ pub(crate) enum Outcome {
     Refused,
 }
 
+impl Outcome {
+    /// The message as it is stored, if it is.
+    fn message(self, new: &NewMessage) -> Option<Message> {
+        match self {
+            Self::Stored { seq, created_at } => Some(stored(new.clone(), seq, created_at)),
+            Self::Refused => None,
+        }
+    }
+}
+
 /// Why a message was refused: how the sender stands, whether `reply_to` is right, and the message
 /// that was there before.
 const EXPLAIN: &str = concat!(
@@ -112,15 +123,16 @@ pub(crate) struct Writer {
     queues: Vec<Arc<Queue>>,
     direct: Direct,
     db: Db,
+    feed: Feed,
 }
 
 impl Writer {
-    pub(crate) fn start(connector: &Connector, db: &Db, writers: usize, tasks: &TaskTracker) -> Self {
+    pub(crate) fn start(connector: &Connector, db: &Db, feed: &Feed, writers: usize, tasks: &TaskTracker) -> Self {
         let queues: Vec<_> = (0..writers.max(1)).map(|_| Arc::new(Queue::default())).collect();
         for queue in &queues {
-            tasks.spawn(connection::run(queue.clone(), connector.clone()));
+            tasks.spawn(connection::run(queue.clone(), connector.clone(), feed.clone()));
         }
-        Self { queues, direct: Direct::default(), db: db.clone() }
+        Self { queues, direct: Direct::default(), db: db.clone(), feed: feed.clone() }
     }
 
     pub(crate) async fn append(&self, tenant: TenantId, mut new: NewMessage) -> Result<Appended> {
@@ -128,7 +140,7 @@ impl Writer {
         for _ in 0..3 {
             let queue = self.queue_of(tenant, new.room_id);
             let outcome = if let Some(claim) = self.direct.claim(queue, tenant, new.room_id) {
-                claim.store(&self.db, &new).await?
+                claim.store(&self.db, &self.feed, &new).await?
             } else {
                 let (back, outcome) = enqueue(queue, tenant, new).await?;
                 new = back;

@@ -2,13 +2,14 @@
 
 use chatapi_domain::access::Actor;
 use chatapi_domain::{Member, Role, RoomId};
+use chatapi_realtime::RoomView;
 use serde::{Deserialize, Serialize};
 
 use super::rooms::users;
 use crate::call::{Call, paged};
 use crate::error::ApiError;
 use crate::reply::Reply;
-use crate::views::{MemberView, RoomView};
+use crate::views::MemberView;
 
 #[derive(Serialize)]
 struct Page<'a> {
@@ -68,6 +69,7 @@ pub(crate) async fn update(call: Call) -> Result<Reply, ApiError> {
 pub(crate) async fn remove(call: Call) -> Result<Reply, ApiError> {
     let (room, user) = (call.id(0, "Room")?, call.member(1)?);
     call.store()?.members().remove(room, &call.actor()?, &user, call.now()).await?;
+    call.api.hub.cut(call.caller()?.tenant.tenant_id, room, &user);
     Ok(Reply::no_content())
 }
 
@@ -83,5 +85,6 @@ pub(crate) async fn join(call: Call) -> Result<Reply, ApiError> {
 pub(crate) async fn leave(call: Call) -> Result<Reply, ApiError> {
     let (user, room) = (call.user()?, call.id(0, "Room")?);
     call.store()?.members().remove(room, &Actor::User(user.clone()), &user, call.now()).await?;
+    call.api.hub.cut(call.caller()?.tenant.tenant_id, room, &user);
     Ok(Reply::no_content())
 }

@@ -1,6 +1,9 @@
 //! Messages of rooms.
 
-use chatapi_domain::{ClientMessageId, Content, HistoryQuery, Json, MessageId, NewMessage, Order, RoomId};
+use chatapi_domain::{
+    ClientMessageId, Content, HistoryQuery, Json, MessageId, NewMessage, Order, RoomId, Settings, UserId,
+};
+use chatapi_realtime::MessageView;
 use chatapi_storage::Shows;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,31 +12,45 @@ use super::present;
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::reply::Reply;
-use crate::views::{ChangeView, MessageView};
+use crate::views::ChangeView;
 
 /// What a message is sent with.
 #[derive(Debug, Deserialize)]
 pub struct SendBody {
-    content: String,
-    meta: Option<Box<RawValue>>,
-    client_message_id: Option<String>,
-    reply_to: Option<String>,
+    pub(crate) content: String,
+    pub(crate) meta: Option<Box<RawValue>>,
+    pub(crate) client_message_id: Option<String>,
+    pub(crate) reply_to: Option<String>,
+}
+
+impl SendBody {
+    /// The message to be stored under this id.
+    pub(crate) fn into_message(
+        self,
+        message_id: MessageId,
+        room_id: RoomId,
+        sender_id: UserId,
+        settings: &Settings,
+    ) -> Result<NewMessage, ApiError> {
+        let no_message = |_| ApiError::invalid("reply_to", "expected the message_id of a message of this room");
+        Ok(NewMessage {
+            message_id,
+            room_id,
+            sender_id,
+            content: Content::parse(self.content, settings.max_message_bytes)?,
+            meta: Json::parse("meta", self.meta)?,
+            client_message_id: self.client_message_id.map(ClientMessageId::parse).transpose()?,
+            reply_to: self.reply_to.map(|id| id.parse().map_err(no_message)).transpose()?,
+        })
+    }
 }
 
 /// `POST /rooms/{room_id}/messages`
 pub(crate) async fn send(call: Call) -> Result<Reply, ApiError> {
     let (sender_id, room_id) = (call.user()?, call.id(0, "Room")?);
     let body: SendBody = call.json()?;
-    let no_message = |_| ApiError::invalid("reply_to", "expected the message_id of a message of this room");
-    let new = NewMessage {
-        message_id: call.subject.map_or_else(|| MessageId::new(call.now()), MessageId::from_uuid),
-        room_id,
-        sender_id,
-        content: Content::parse(body.content, call.settings()?.max_message_bytes)?,
-        meta: Json::parse("meta", body.meta)?,
-        client_message_id: body.client_message_id.map(ClientMessageId::parse).transpose()?,
-        reply_to: body.reply_to.map(|id| id.parse().map_err(no_message)).transpose()?,
-    };
+    let message_id = call.subject.map_or_else(|| MessageId::new(call.now()), MessageId::from_uuid);
+    let new = body.into_message(message_id, room_id, sender_id, call.settings()?)?;
     let appended = call.store()?.messages().append(new).await?;
     if appended.created {
         call.api.metrics.messages_sent.inc();

@@ -20,13 +20,13 @@ struct AckBody {
 pub(crate) async fn ack(call: Call) -> Result<Reply, ApiError> {
     let user = call.user()?;
     let body: AckBody = call.json()?;
-    let kind = body.kind.map_or(Ok(ReceiptKind::Delivered), |word| ReceiptKind::parse(&word))?;
+    let kind = body.kind.map_or(Ok(ReceiptKind::Delivered), |word| ReceiptKind::parse("type", &word))?;
     if body.seq < 0 {
         return Err(ApiError::invalid("seq", "expected a whole number of at least 0"));
     }
     let room: RoomId = body.room_id.parse().map_err(|_| ApiError::not_found("Room"))?;
-    let positions = call.store()?.receipts().advance(room, &user, body.seq, kind, call.now()).await?;
-    Reply::ok(&PositionsView::new(room, positions))
+    let advanced = call.store()?.receipts().advance(room, &user, body.seq, kind, call.now()).await?;
+    Reply::ok(&PositionsView::new(room, advanced.positions))
 }
 
 /// `GET /rooms/{room_id}/receipts`

@@ -1,15 +1,16 @@
 //! Rooms.
 
 use chatapi_domain::{Invalid, Json, Listed, Name, NewRoom, RoomId, RoomPatch, RoomType, Roster, UserId};
+use chatapi_realtime::RoomView;
 use chatapi_storage::RoomCursor;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::present;
 use crate::call::{Call, paged};
-use crate::error::ApiError;
+use crate::error::{ApiError, Kind};
 use crate::reply::Reply;
-use crate::views::{ListedView, RoomView};
+use crate::views::ListedView;
 
 #[derive(Deserialize)]
 struct CreateBody {
@@ -26,6 +27,11 @@ pub(crate) async fn create(call: Call) -> Result<Reply, ApiError> {
     let creator = call.actor()?.user().cloned();
     let room_type = RoomType::parse("type", &body.room_type)?;
     let named = users("members", body.members.unwrap_or_default())?;
+    if let (RoomType::Dm, Some(own)) = (room_type, call.token_user())
+        && !named.contains(own)
+    {
+        return Err(ApiError::new(Kind::Forbidden, "A user may open only a dm of its own"));
+    }
     let max_members = call.settings()?.max_room_members;
     let new = NewRoom {
         room_type,

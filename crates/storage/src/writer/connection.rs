@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::batch::Statements;
 use super::queue::Queue;
 use super::{Job, Outcome};
+use crate::feed::Feed;
 use crate::{Connector, Error, Result};
 
 /// Longer than any statement may run (`statement_timeout`): then the connection is given up.
@@ -25,7 +26,7 @@ struct Connection {
 }
 
 /// Writes what the queue brings until it is closed and empty.
-pub(super) async fn run(queue: Arc<Queue>, connector: Connector) {
+pub(super) async fn run(queue: Arc<Queue>, connector: Connector, feed: Feed) {
     let mut connection = None;
     while let Some(mut batch) = queue.next().await {
         // Rooms together and in order; the messages of one room stay in the order they came.
@@ -36,7 +37,7 @@ pub(super) async fn run(queue: Arc<Queue>, connector: Connector) {
         };
         match open {
             Ok(open) => {
-                open.write(&queue, batch).await;
+                open.write(&queue, &feed, batch).await;
                 connection = (!open.client.is_closed()).then_some(open);
             }
             Err(error) => {
@@ -74,20 +75,22 @@ impl Connection {
     /// Stores a batch and tells every caller. A statement that fails was rolled back, so there is
     /// no gap; then each room goes by itself, so that one that somebody holds for long keeps no
     /// other, and at last each message.
-    async fn write(&self, queue: &Queue, batch: Vec<Job>) {
+    async fn write(&self, queue: &Queue, feed: &Feed, batch: Vec<Job>) {
         match self.store(&batch).await {
             Ok(outcomes) => {
                 queue.stored(outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Stored { .. })).count());
+                let stored = batch.iter().zip(&outcomes);
+                feed.stored(stored.filter_map(|(job, outcome)| Some((job.tenant, outcome.message(&job.new)?))));
                 batch.into_iter().zip(outcomes).for_each(|(job, outcome)| job.finish(Ok(outcome)));
             }
             Err(_) if batch.len() > 1 && !self.client.is_closed() && !of_one_room(&batch) => {
                 for room in by_room(batch) {
-                    Box::pin(self.write(queue, room)).await;
+                    Box::pin(self.write(queue, feed, room)).await;
                 }
             }
             Err(Error::Database(_)) if batch.len() > 1 && !self.client.is_closed() => {
                 for job in batch {
-                    Box::pin(self.write(queue, vec![job])).await;
+                    Box::pin(self.write(queue, feed, vec![job])).await;
                 }
             }
             Err(error) => {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use chatapi_domain::access::Actor;
 use chatapi_domain::{Content, HistoryQuery, Order, ReceiptKind, Role, RoomPatch, RoomType};
-use chatapi_storage::{Answer, Begun, Error, Reservation};
+use chatapi_storage::{Answer, Begun, Error, FoundTenant, Issuer, Reservation, Ticket};
 use chatapi_testkit::Database;
+use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 use crate::chat::{message, named, now, room, tenant, user};
@@ -18,6 +19,8 @@ fn methods() -> BTreeSet<String> {
         ("messages", include_str!("../../src/messages.rs")),
         ("receipts", include_str!("../../src/receipts.rs")),
         ("idempotency", include_str!("../../src/idempotency.rs")),
+        ("presence", include_str!("../../src/presence.rs")),
+        ("tokens", include_str!("../../src/tokens.rs")),
     ];
     let of = |(noun, source): (&str, &str)| -> Vec<String> {
         let lines = source.lines().filter_map(|line| line.trim().strip_prefix("pub async fn "));
@@ -85,6 +88,10 @@ async fn no_method_finds_what_is_another_tenants() {
     not_found(us.messages().erase(id, &alice, sent.message_id, now()).await);
     ask("receipts.advance");
     not_found(us.receipts().advance(id, &alice, 1, ReceiptKind::Read, now()).await);
+    ask("rooms.places");
+    assert!(us.rooms().places(&alice).await.expect("none").is_empty());
+    ask("rooms.places_in");
+    assert!(us.rooms().places_in(&[id], &alice).await.expect("none").is_empty(), "though it is a channel");
     ask("rooms.create");
     let own = room(us, RoomType::Dm, &["alice", "bob"]).await;
     assert_ne!(own.room_id, dm.room_id, "the dm of the same pair is another tenant's");
@@ -103,6 +110,34 @@ async fn no_method_finds_what_is_another_tenants() {
     us.idempotency().release(&request).await.expect("nothing there");
     assert!(matches!(us.idempotency().begin(&request, Uuid::nil(), now()).await, Ok(Begun::Run(_))));
     assert!(matches!(them.idempotency().begin(&request, Uuid::nil(), now()).await, Ok(Begun::Replay(_))));
+
+    store.node().arrive(&[(theirs, alice.clone())]).await.expect("noted");
+    ask("presence.of");
+    let seen = us.presence().of(std::slice::from_ref(&alice)).await.expect("asked");
+    assert_eq!((seen[0].online, seen[0].last_seen_at), (false, None));
+    assert!(them.presence().of(std::slice::from_ref(&alice)).await.expect("asked")[0].online);
+    ask("presence.rooms_of");
+    let shared = us.presence().rooms_of(std::slice::from_ref(&alice), 500).await.expect("asked");
+    assert!(shared.iter().all(|(_, room)| *room == own.room_id));
+    ask("tokens.revoke");
+    them.tokens().revoke(Some(&alice), now()).await.expect("revoked");
+    us.tokens().revoke(None, now()).await.expect("revoked");
+    let secret = |found: Option<FoundTenant>| found.expect("there").token_secret.expose_secret().to_vec();
+    let (ours_found, theirs_found) = (store.tenants().find(ours).await, store.tenants().find(theirs).await);
+    let (ours_found, theirs_found) = (ours_found.expect("asked"), theirs_found.expect("asked"));
+    assert!(theirs_found.as_ref().is_some_and(|found| found.tokens_revoked_at.is_none()));
+    assert_ne!(secret(ours_found), secret(theirs_found), "a token of ours is none of theirs");
+    ask("tokens.revoked_at");
+    assert_eq!(us.tokens().revoked_at(&alice).await.expect("asked"), None);
+    assert!(them.tokens().revoked_at(&alice).await.expect("asked").is_some());
+    let key_id = chatapi_domain::KeyId::parse("0123456789ab").expect("an id");
+    let ticket = Ticket { user_id: alice.clone(), issuer: Issuer::Key(key_id) };
+    ask("tokens.keep_ticket");
+    them.tokens().keep_ticket([7; 32], &ticket, now().plus_seconds(60)).await.expect("kept");
+    ask("tokens.use_ticket");
+    not_found(us.tokens().use_ticket([7; 32], now()).await);
+    assert_eq!(them.tokens().use_ticket([7; 32], now()).await.expect("there"), ticket);
+    not_found(them.tokens().use_ticket([7; 32], now()).await);
 
     assert_eq!(asked, methods(), "a method without a line here, or a line without a method");
     let untouched = them.rooms().get(id, &Actor::Tenant).await.expect("still there");

@@ -81,6 +81,19 @@ async fn ask_everything(store: &Store, tenant_id: chatapi_domain::TenantId, larg
     assert!(chat.messages().get(large, &actor, MessageId::new(now)).await.is_err());
     chat.messages().erase(large, &alice, one.message_id, now).await.expect("erased");
     chat.receipts().advance(large, &alice, 900, ReceiptKind::Read, now).await.expect("moved");
+    assert!(chat.rooms().places(&alice).await.expect("read").len() >= 1000);
+    chat.rooms().places_in(&[large, dm.room_id, group.room_id], &alice).await.expect("read");
+    store.feed().positions(&[(tenant_id, large), (tenant_id, dm.room_id)]).await.expect("read");
+    let users: Vec<_> = (0..20).map(|n| user(&format!("user{n}"))).chain([alice.clone()]).collect();
+    let here: Vec<_> = users.iter().map(|user| (tenant_id, user.clone())).collect();
+    store.node().arrive(&here).await.expect("noted");
+    chat.presence().of(&users).await.expect("read");
+    chat.presence().rooms_of(&users, 500).await.expect("read");
+    store.node().go(&here).await.expect("noted");
+    chat.tokens().revoke(Some(&alice), now).await.expect("revoked");
+    chat.tokens().revoked_at(&alice).await.expect("read");
+    assert!(chat.tokens().use_ticket([0; 32], now).await.is_err());
+    store.tenants().find(tenant_id).await.expect("found");
     chat.rooms().delete(group.room_id, &actor).await.expect("deleted");
     let request = Reservation { caller: String::new(), path: "/p".into(), key: "k".into(), fingerprint: [0; 32] };
     chat.idempotency().begin(&request, Uuid::nil(), now).await.expect("begun");
@@ -126,7 +139,7 @@ async fn no_statement_scans_a_table_or_reads_far_more_than_it_returns() {
 
 /// Whether a line of a plan tells of a scan of a whole table, or of far too many rows.
 fn is_bad(line: &str) -> bool {
-    let tables = ["messages", "rooms", "room_members", "tenant_keys"];
+    let tables = ["messages", "rooms", "room_members", "tenant_keys", "presence", "last_seen", "token_revocations"];
     let number_after = |mark: &str| -> u64 {
         let rest = line.split(mark).nth(1).unwrap_or_default();
         rest.split(' ').next().and_then(|number| number.trim().parse().ok()).unwrap_or(0)

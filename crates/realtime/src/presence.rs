@@ -1,0 +1,135 @@
+//! Who of those connected here is noted as online, and until when.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chatapi_domain::{TenantId, UserId};
+use chatapi_storage::{Result, Store, TenantUser};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A user without a connection for this long is offline.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Who comes within this time is noted in one statement.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How often those are looked for who have gone.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// After a failure the next try follows this much later.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    users: Mutex<HashMap<TenantUser, State>>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: usize,
+    /// The database has the user as online here, as far as is known.
+    noted: bool,
+    /// It was noted at least once: so it must be noted when the user goes.
+    ever_noted: bool,
+    /// When the last connection went.
+    gone_at: Option<Instant>,
+}
+
+/// What the database is to be told.
+#[derive(Debug, Default)]
+struct Due {
+    came: Vec<TenantUser>,
+    went: Vec<TenantUser>,
+}
+
+impl Presence {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantUser, State>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn came(&self, tenant: TenantId, user: &UserId) {
+        let mut users = self.lock();
+        let state = users.entry((tenant, user.clone())).or_default();
+        state.connections += 1;
+        state.gone_at = None;
+        if !state.noted {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn went(&self, tenant: TenantId, user: &UserId) {
+        let mut users = self.lock();
+        // One whose tenant shows no presence was never noted.
+        let Some(state) = users.get_mut(&(tenant, user.clone())) else { return };
+        state.connections = state.connections.saturating_sub(1);
+        if state.connections == 0 {
+            state.gone_at = Some(Instant::now());
+        }
+    }
+
+    /// Notes everybody again who is here.
+    pub(crate) fn announce_again(&self) {
+        self.lock().values_mut().for_each(|state| state.noted = false);
+        self.wake.notify_one();
+    }
+
+    /// Keeps the database up to date, for ever.
+    pub(crate) async fn keep(&self, store: &Store) {
+        loop {
+            let _ = timeout(SWEEP, self.wake.notified()).await;
+            sleep(GATHER).await;
+            let due = self.due(Instant::now());
+            if let Err(error) = self.note(store, &due).await {
+                tracing::debug!(%error, "Presence will be noted later");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn due(&self, now: Instant) -> Due {
+        let mut due = Due::default();
+        let mut users = self.lock();
+        // Who was gone before it was noted that he came.
+        users.retain(|_, state| state.connections > 0 || state.ever_noted);
+        for (user, state) in users.iter() {
+            if state.connections > 0 && !state.noted {
+                due.came.push(user.clone());
+            } else if state.connections == 0 && state.gone_at.is_some_and(|at| now >= at + GRACE) {
+                due.went.push(user.clone());
+            }
+        }
+        due
+    }
+
+    async fn note(&self, store: &Store, due: &Due) -> Result<()> {
+        if !due.came.is_empty() {
+            let facts = store.node().arrive(&due.came).await?;
+            let mut users = self.lock();
+            for user in &due.came {
+                if let Some(state) = users.get_mut(user) {
+                    (state.noted, state.ever_noted) = (true, true);
+                }
+            }
+            drop(users);
+            facts.into_iter().for_each(|(tenant, fact)| store.feed().tell(tenant, fact));
+        }
+        if !due.went.is_empty() {
+            let facts = store.node().go(&due.went).await?;
+            let mut users = self.lock();
+            for user in &due.went {
+                match users.get_mut(user) {
+                    Some(state) if state.connections == 0 => _ = users.remove(user),
+                    // Back in the meantime: to be noted again.
+                    Some(state) => state.noted = false,
+                    None => {}
+                }
+            }
+            drop(users);
+            facts.into_iter().for_each(|(tenant, fact)| store.feed().tell(tenant, fact));
+        }
+        Ok(())
+    }
+}
