@@ -16,6 +16,8 @@ mod facts;
 mod hub;
 mod mailbox;
 mod presence;
+#[cfg(test)]
+mod promise;
 mod session;
 mod sync;
 mod tail;

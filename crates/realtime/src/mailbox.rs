@@ -11,7 +11,7 @@ use crate::event::Outgoing;
 use crate::tail::Tail;
 
 /// Events that wait for a session. A full queue ends it: it has fallen too far behind.
-pub(crate) const QUEUE: usize = 1024;
+pub(crate) const QUEUE: usize = if cfg!(test) { 12 } else { 1024 };
 
 /// Why the hub ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

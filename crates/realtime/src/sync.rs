@@ -12,12 +12,13 @@ use chatapi_domain::{Change, Message, Place, RoomId};
 use crate::cursor::{Cursor, Cursors};
 use crate::event;
 
-/// Messages, or changes, read at once.
-const PAGE: u32 = 200;
+/// Messages, or changes, read at once. (In this crate's own tests the numbers are small, so that
+/// each bound is met often.)
+const PAGE: u32 = if cfg!(test) { 3 } else { 200 };
 
 /// Messages and changes that one sync sends of one room, and of all. What remains is said to remain.
-const MAX_OF_ROOM: usize = 1000;
-const MAX_OF_ALL: usize = 5000;
+const MAX_OF_ROOM: usize = if cfg!(test) { 7 } else { 1000 };
+const MAX_OF_ALL: usize = if cfg!(test) { 7 } else { 5000 };
 
 /// From where a room is to be synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
