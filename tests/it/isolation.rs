@@ -10,13 +10,14 @@ struct Ids {
     room: String,
     message: String,
     user: &'static str,
+    key: String,
 }
 
 async fn ids_of(tenant: &Tenant<'_>) -> Ids {
     let room = tenant.room("group", &["alice", "bob"]).await;
     let message = tenant.user("alice").say(&room, "secret").await;
     let message = message["message_id"].as_str().expect("an id").to_owned();
-    Ids { tenant: tenant.id.clone(), room, message, user: "bob" }
+    Ids { tenant: tenant.id.clone(), room, message, user: "bob", key: format!("key_{}", &tenant.key[3..15]) }
 }
 
 /// A body with which the route would do its work, if the ids were the caller's own. Every route
@@ -30,6 +31,11 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         | Route::TenantsList
         | Route::TenantsGet
         | Route::TenantGet
+        | Route::TenantsDelete
+        | Route::KeysList
+        | Route::KeysRevoke
+        | Route::OwnKeysList
+        | Route::OwnKeysRevoke
         | Route::RoomsList
         | Route::RoomsGet
         | Route::RoomsDelete
@@ -43,8 +49,10 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         | Route::PresenceGet
         | Route::Socket => None,
         Route::TokensCreate | Route::TokensRevoke => Some(json!({"user_id": ids.user})),
-        Route::SocketTicket => Some(json!({})),
-        Route::TenantsCreate => Some(json!({"name": "x"})),
+        Route::TenantsCreate | Route::TenantsUpdate | Route::TenantUpdate => Some(json!({"name": "x"})),
+        Route::SocketTicket | Route::KeysCreate | Route::KeysRotate | Route::OwnKeysCreate | Route::OwnKeysRotate => {
+            Some(json!({}))
+        }
         Route::RoomsCreate => Some(json!({"type": "group", "members": [ids.user]})),
         Route::RoomsUpdate => Some(json!({"name": "taken"})),
         Route::RoomsJoin | Route::RoomsLeave => Some(json!({})),
@@ -58,7 +66,8 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
 
 /// Whether the route is asked with an id of the tenant's.
 fn names_something(route: Route) -> bool {
-    route.spec().access == Access::Tenant && (route.spec().path.contains('{') || route == Route::Ack)
+    [Access::Tenant, Access::Backend].contains(&route.spec().access)
+        && (route.spec().path.contains('{') || route == Route::Ack)
 }
 
 #[tokio::test]
@@ -66,15 +75,17 @@ async fn another_tenants_ids_cannot_be_told_from_ids_that_do_not_exist() {
     let app = App::start().await;
     let (ours, theirs) = (app.tenant("ours").await, app.tenant("theirs").await);
     let foreign = ids_of(&theirs).await;
-    let gone = ids_of(&ours).await;
+    let gone = Ids { key: "key_BBBBBBBBBBBB".into(), ..ids_of(&ours).await };
     ours.backend().delete(&format!("/rooms/{}", gone.room)).await.expect(204);
     let made_up = Ids {
         tenant: "tenant_01m85d2282fwpbhy8gt3navx71".into(),
         room: "room_01m85d22b8egmve8x781kkwrfj".into(),
         message: "msg_01m85d22b8egmve8x781kkwrfj".into(),
         user: "bob",
+        key: "key_AAAAAAAAAAAA".into(),
     };
-    let no_id = Ids { tenant: "x".into(), room: "room_abc123".into(), message: "msg_abc".into(), user: "bob" };
+    let no_id =
+        Ids { tenant: "x".into(), room: "room_abc123".into(), message: "msg_abc".into(), user: "bob", key: "x".into() };
 
     let mut asked = 0;
     for spec in ROUTES.iter().filter(|spec| names_something(spec.route)) {
@@ -86,6 +97,7 @@ async fn another_tenants_ids_cannot_be_told_from_ids_that_do_not_exist() {
                     .replace("{room_id}", &ids.room)
                     .replace("{message_id}", &ids.message)
                     .replace("{user_id}", ids.user)
+                    .replace("{key_id}", &ids.key)
                     .replace("{tenant_id}", &ids.tenant);
                 assert!(!path.contains('{'), "{path}: say here what stands in its braces");
                 answers.push(caller.send(spec.method, &path, body(spec.route, ids)).await);

@@ -6,6 +6,7 @@ mod errors;
 mod guide;
 mod idempotency;
 mod isolation;
+mod live;
 mod members;
 mod messages;
 mod operations;

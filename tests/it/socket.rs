@@ -43,8 +43,8 @@ async fn the_door_lets_in_keys_tickets_and_tokens_and_nobody_else() {
     assert_eq!(refused(&app, &format!("?api_key={}", tenant.key), &[]).await, unauthorized("Missing X-API-Key header"));
     assert_eq!(refused(&app, "", &[("X-API-Key", "sk_x"), user]).await, unauthorized("Invalid API key"));
     assert_eq!(refused(&app, "?token=junk", &[]).await, unauthorized("Invalid or expired token"));
-    let used = refused(&app, &format!("?token={ticket}"), &[]).await;
-    assert_eq!(used, unauthorized("Invalid or expired token"), "a ticket opens one socket");
+    let second = refused(&app, &format!("?token={ticket}"), &[]).await;
+    assert_eq!(second, unauthorized("Invalid or expired token"), "a ticket opens one socket");
     let nobody = refused(&app, "", &[key]).await;
     assert_eq!(nobody, (400, json!("invalid_request"), json!("Missing X-User-Id header")));
     let foreign = refused(&app, &format!("?token={token}"), &[("Origin", "https://theirs.example")]).await;
@@ -129,14 +129,17 @@ async fn acks_are_answered_with_the_positions_and_told_to_the_room() {
     let ok = bob.ask(json!({"type": "ack", "room_id": room, "seq": 1})).await;
     assert_eq!((&ok["type"], &ok["delivered_seq"], &ok["read_seq"]), (&json!("ok"), &json!(1), &json!(0)));
     let event = alice.next_of("ack.received").await;
-    let expected =
-        json!({"type": "ack.received", "room_id": room, "user_id": "bob", "seq": 1, "kind": "delivered"});
+    let expected = json!({"type": "ack.received", "room_id": room, "user_id": "bob", "seq": 1, "kind": "delivered"});
     assert_eq!(event, expected);
     bob.ask(json!({"type": "ack", "room_id": room, "seq": 1, "kind": "delivered"})).await;
     let read = json!({"room_id": room, "seq": 1, "type": "read"});
     tenant.user("bob").post("/acks", read).await.expect(200);
     let event = alice.next().await;
-    assert_eq!((&event["type"], &event["kind"]), (&json!("ack.received"), &json!("read")), "what moved nothing is no event");
+    assert_eq!(
+        (&event["type"], &event["kind"]),
+        (&json!("ack.received"), &json!("read")),
+        "what moved nothing is no event"
+    );
     for (command, code) in [
         (json!({"type": "ack", "room_id": room, "seq": 9}), "invalid_request"),
         (json!({"type": "ack", "room_id": room, "seq": -1}), "invalid_request"),
@@ -188,7 +191,10 @@ async fn rooms_joined_later_are_heard_without_asking_and_rooms_left_no_more() {
     alice.post(&format!("/rooms/{room}/members"), json!({"user_ids": ["bob", "carol"]})).await.expect(200);
     for socket in [&mut bob, &mut carol] {
         let added = socket.next_of("member.added").await;
-        assert_eq!((&added["room_id"], &added["user_ids"], &added["role"]), (&json!(room), &json!(["bob"]), &json!("member")));
+        assert_eq!(
+            (&added["room_id"], &added["user_ids"], &added["role"]),
+            (&json!(room), &json!(["bob"]), &json!("member"))
+        );
         assert_eq!((&added["room"]["last_seq"], &added["room"]["member_count"]), (&json!(1), &json!(3)));
     }
     alice.say(&room, "after").await;

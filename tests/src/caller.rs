@@ -41,6 +41,12 @@ impl<'a> Tenant<'a> {
         Tenant { app, id: self.id.clone(), key: self.key.clone() }
     }
 
+    /// The same tenant, with another of its keys.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { key: key.to_owned(), ..self.clone() }
+    }
+
     /// A room of this type that the first of the members made; its id.
     pub async fn room(&self, room_type: &str, members: &[&str]) -> String {
         let body = json!({ "type": room_type, "members": members });

@@ -70,9 +70,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let options = StoreOptions { pool_size: config.pool_size, writers: config.writers };
     let store = Store::connect(connector, options)?;
     let verifier = Verifier::new(store.clone(), config.master, config.defaults, tasks.clone());
-    tasks.spawn(stop.clone().run_until_cancelled_owned(verifier.clone().follow(store.feed().told(), chatapi_http::now)));
+    tasks
+        .spawn(stop.clone().run_until_cancelled_owned(verifier.clone().follow(store.feed().told(), chatapi_http::now)));
     let hub_tasks = TaskTracker::new();
-    let hub = Hub::start(store.clone(), hub_tasks.clone(), hub_stop.clone());
+    let hub = Hub::start(store.clone(), &hub_tasks, &hub_stop);
     let api_options = ApiOptions { trusted_proxies: config.trusted_proxies, metrics_token: config.metrics_token };
     let api = Arc::new(Api::new(store.clone(), verifier, hub, api_options, stop.clone()));
 

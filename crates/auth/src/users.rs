@@ -90,12 +90,7 @@ impl Verifier {
         }))
     }
 
-    async fn revoked_at(
-        &self,
-        known: &KnownTenant,
-        user: &UserId,
-        now: Moment,
-    ) -> Result<Option<Timestamp>, Denied> {
+    async fn revoked_at(&self, known: &KnownTenant, user: &UserId, now: Moment) -> Result<Option<Timestamp>, Denied> {
         let key = (known.tenant.tenant_id, user.clone());
         if let Some(found) = self.inner.users.get(&key).await
             && !self.is_stale(found.read_at, &known.shared, now)

@@ -95,6 +95,40 @@ impl Config {
         Ok(config)
     }
 
+    /// This configuration with the fields of `value` changed; `null` resets a field to its default.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] with the path of the first field that is wrong.
+    pub fn patched(&self, value: &Value) -> Result<Self, Invalid> {
+        let Value::Object(fields) = value else {
+            return Err(Invalid::new("config", "expected an object"));
+        };
+        let mut kept = self.to_stored();
+        let mut patched = Self::default();
+        if let Value::Object(kept) = &mut kept {
+            kept.retain(|name, _| !fields.contains_key(name));
+            for (name, value) in kept.iter().chain(fields).filter(|(_, value)| !value.is_null()) {
+                patched.set(name, value)?;
+            }
+        }
+        Ok(patched)
+    }
+
+    /// Whether only the operator may change the field; a name that is no field's is ignored anyway.
+    #[must_use]
+    pub fn is_the_operators(name: &str) -> bool {
+        const FIELDS: [&str; 6] = [
+            "rate_limit",
+            "rate_burst",
+            "max_room_members",
+            "max_connections",
+            "max_connections_per_user",
+            "monthly_message_quota",
+        ];
+        FIELDS.contains(&name)
+    }
+
     fn set(&mut self, name: &str, value: &Value) -> Result<(), Invalid> {
         let field = Field { name, value };
         match name {
@@ -261,6 +295,17 @@ mod tests {
 
         assert_eq!(stored, all);
         assert_eq!(Config::parse(&json!({"rate_limit": null, "new": 1})).expect("ignored").to_stored(), json!({}));
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names_and_null_resets() {
+        let before = Config::parse(&json!({"rate_limit": 7, "presence": false, "webhook_secret": "s"})).expect("right");
+
+        let after = before.patched(&json!({"rate_limit": null, "rate_burst": 3, "unknown": 1})).expect("right");
+
+        assert_eq!(after.to_stored(), json!({"rate_burst": 3, "presence": false, "webhook_secret": "s"}));
+        assert!(before.patched(&json!({"rate_burst": 0})).is_err());
+        assert!(Config::is_the_operators("rate_limit") && !Config::is_the_operators("presence"));
     }
 
     #[test]

@@ -141,6 +141,14 @@ impl KeyId {
     }
 }
 
+impl FromStr for KeyId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Self::parse(text.strip_prefix("key_").ok_or(InvalidId)?)
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key_{}", self.0)

@@ -46,6 +46,34 @@ pub struct Tenant {
     pub created_at: Timestamp,
 }
 
+/// A change to a tenant: what is absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct TenantPatch {
+    /// The new name.
+    pub name: Option<Name>,
+    /// The new status.
+    pub status: Option<TenantStatus>,
+    /// Fields of the configuration; `null` resets one to its default.
+    pub config: Option<serde_json::Value>,
+}
+
+/// One API key of a tenant, as it is shown: without its secret.
+#[derive(Debug, Clone)]
+pub struct KeyInfo {
+    /// The public part of the key.
+    pub key_id: KeyId,
+    /// What it is called.
+    pub name: Option<Name>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last used; up to some seconds late.
+    pub last_used_at: Option<Timestamp>,
+    /// From when on it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<Timestamp>,
+}
+
 /// One API key of a tenant, as the database knows it.
 #[derive(Debug, Clone)]
 pub struct TenantKey {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::Invalid;
+
 /// A moment in UTC, in microseconds since the Unix epoch: what PostgreSQL keeps and JSON shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -25,6 +27,16 @@ impl Timestamp {
     #[must_use]
     pub const fn plus_seconds(self, seconds: i64) -> Self {
         Self(self.0.saturating_add(seconds.saturating_mul(1_000_000)))
+    }
+
+    /// Reads RFC 3339; any offset, down to microseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] if it is none; `field` names it in the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self, Invalid> {
+        let parsed = text.parse::<jiff::Timestamp>().map(|moment| Self(moment.as_microsecond()));
+        parsed.map_err(|_| Invalid::new(field, "expected a time like 2026-01-31T12:00:00Z"))
     }
 
     /// The wire form in a buffer on the stack: `2026-01-31T12:00:00.123456Z`.
@@ -72,6 +84,8 @@ mod tests {
         let moment = Timestamp::from_micros(1_769_860_800_123_456);
 
         assert_eq!(moment.to_string(), "2026-01-31T12:00:00.123456Z");
+        assert_eq!(Timestamp::parse("at", "2026-01-31T13:00:00.123456789+01:00"), Ok(moment));
+        assert!(Timestamp::parse("at", "tomorrow").is_err());
         assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000000Z");
     }
 }

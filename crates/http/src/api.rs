@@ -48,7 +48,7 @@ pub struct Api {
 
 impl Api {
     /// The API over `store`, for those whom `verifier` lets in. Not ready before
-    /// [`Api::set_ready`]. At `stop` its WebSockets are closed.
+    /// [`Api::set_ready`]. At `stop` its sockets are closed.
     #[must_use]
     pub fn new(store: Store, verifier: Verifier, hub: Hub, options: Options, stop: CancellationToken) -> Self {
         Self {

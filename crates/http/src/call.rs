@@ -116,6 +116,11 @@ impl Call {
         body::from_json(&self.body)
     }
 
+    /// The body as JSON, where it may be missing.
+    pub(crate) fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, ApiError> {
+        if self.body.is_empty() { Ok(T::default()) } else { self.json() }
+    }
+
     /// A parameter of the query, if it is there.
     pub(crate) fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
         let query = self.query.as_deref()?.as_bytes();

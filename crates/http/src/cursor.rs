@@ -5,7 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chatapi_domain::{RoomId, TenantId, Timestamp, UserId};
+use chatapi_domain::{KeyId, RoomId, TenantId, Timestamp, UserId};
 use chatapi_storage::RoomCursor;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -62,6 +62,18 @@ impl Cursor for RoomCursor {
         let (moment, room) = bytes.split_first_chunk::<8>()?;
         let room_id = RoomId::from_uuid(Uuid::from_slice(room).ok()?);
         Some(Self { active_at: Timestamp::from_micros(i64::from_be_bytes(*moment)), room_id })
+    }
+}
+
+impl Cursor for KeyId {
+    const KIND: u8 = b'k';
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.as_str().as_bytes().to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::parse(std::str::from_utf8(bytes).ok()?).ok()
     }
 }
 

@@ -55,8 +55,19 @@ routes! {
     TenantsList     "GET"    "/admin/tenants"                             Operator;
     TenantsCreate   "POST"   "/admin/tenants"                             Operator;
     TenantsGet      "GET"    "/admin/tenants/{tenant_id}"                 Operator;
+    TenantsUpdate   "PATCH"  "/admin/tenants/{tenant_id}"                 Operator;
+    TenantsDelete   "DELETE" "/admin/tenants/{tenant_id}"                 Operator;
+    KeysList        "GET"    "/admin/tenants/{tenant_id}/keys"            Operator;
+    KeysCreate      "POST"   "/admin/tenants/{tenant_id}/keys"            Operator;
+    KeysRevoke      "DELETE" "/admin/tenants/{tenant_id}/keys/{key_id}"   Operator;
+    KeysRotate      "POST"   "/admin/tenants/{tenant_id}/keys/{key_id}/rotate" Operator;
 
     TenantGet       "GET"    "/tenant"                                    Backend;
+    TenantUpdate    "PATCH"  "/tenant"                                    Backend;
+    OwnKeysList     "GET"    "/tenant/keys"                               Backend;
+    OwnKeysCreate   "POST"   "/tenant/keys"                               Backend;
+    OwnKeysRevoke   "DELETE" "/tenant/keys/{key_id}"                      Backend;
+    OwnKeysRotate   "POST"   "/tenant/keys/{key_id}/rotate"               Backend;
     TokensCreate    "POST"   "/tokens"                                    Backend;
     TokensRevoke    "POST"   "/tokens/revoke"                             Backend;
 

@@ -1,5 +1,6 @@
 //! What each route does: one line each, one file a noun.
 
+mod keys;
 mod members;
 pub(crate) mod messages;
 mod operations;
@@ -26,6 +27,13 @@ pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> 
         Route::TenantsList => tenants::list(call).await,
         Route::TenantsCreate => tenants::create(call).await,
         Route::TenantsGet => tenants::get(call).await,
+        Route::TenantsUpdate => tenants::update(call).await,
+        Route::TenantsDelete => tenants::delete(call).await,
+        Route::KeysList | Route::OwnKeysList => keys::list(call).await,
+        Route::KeysCreate | Route::OwnKeysCreate => keys::create(call).await,
+        Route::KeysRevoke | Route::OwnKeysRevoke => keys::revoke(call).await,
+        Route::KeysRotate | Route::OwnKeysRotate => keys::rotate(call).await,
+        Route::TenantUpdate => tenants::update_own(call).await,
         Route::TenantGet => tenants::own(&call),
         Route::TokensCreate => tokens::create(call).await,
         Route::TokensRevoke => tokens::revoke(call).await,

@@ -28,7 +28,7 @@ const HEAD_PATIENCE: Duration = Duration::from_mins(1);
 const MAX_HEAD: usize = 64 * 1024;
 
 /// Serves `api` on `listener` until its `stop`; then no connection is accepted, and requests in
-/// flight and WebSockets have `drain` to finish. What has not finished by then is dropped.
+/// flight and sockets have `drain` to finish. What has not finished by then is dropped.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, drain: Duration) {
     let stop = api.stop.clone();
     let connections = TaskTracker::new();

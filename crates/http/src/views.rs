@@ -1,7 +1,8 @@
 //! What goes over the wire. Domain types are not serialised directly.
 
 use chatapi_domain::{
-    Change, Defaults, Listed, Member, Name, Positions, Receipt, RoomId, Tenant, TenantId, Timestamp, UserId,
+    Change, Defaults, KeyId, KeyInfo, Listed, Member, Name, Positions, Receipt, RoomId, Tenant, TenantId, Timestamp,
+    UserId,
 };
 use chatapi_realtime::{MessageView, RoomView};
 use serde::Serialize;
@@ -25,6 +26,30 @@ impl<'a> TenantView<'a> {
             status: tenant.status.as_str(),
             config: tenant.config.to_view(defaults),
             created_at: tenant.created_at,
+        }
+    }
+}
+
+/// A key, without its secret.
+#[derive(Serialize)]
+pub(crate) struct KeyView<'a> {
+    key_id: &'a KeyId,
+    name: Option<&'a Name>,
+    created_at: Timestamp,
+    last_used_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+}
+
+impl<'a> From<&'a KeyInfo> for KeyView<'a> {
+    fn from(key: &'a KeyInfo) -> Self {
+        Self {
+            key_id: &key.key_id,
+            name: key.name.as_ref(),
+            created_at: key.created_at,
+            last_used_at: key.last_used_at,
+            expires_at: key.expires_at,
+            revoked_at: key.revoked_at,
         }
     }
 }

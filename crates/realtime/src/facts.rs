@@ -44,13 +44,7 @@ impl Hub {
     }
 
     /// Tells everybody here who follows the room, but `except`.
-    fn tell_room(
-        &self,
-        tenant: TenantId,
-        room: RoomId,
-        text: impl FnOnce() -> bytes::Bytes,
-        except: Option<&UserId>,
-    ) {
+    fn tell_room(&self, tenant: TenantId, room: RoomId, text: impl FnOnce() -> bytes::Bytes, except: Option<&UserId>) {
         let Some(tail) = self.tail(tenant, room) else { return };
         let outgoing = Arc::new(Outgoing::Other(text()));
         let state = tail.lock();
@@ -224,7 +218,9 @@ async fn presence(hub: &Hub, tenant: TenantId, users: &[UserId], online: bool) -
             told.extend(others.map(|(id, listener)| (*id, listener.clone())));
         }
         let outgoing = Arc::new(Outgoing::Other(event::presence(&user, online)));
-        told.values().for_each(|mailbox| _ = mailbox.offer(&outgoing));
+        for mailbox in told.values() {
+            mailbox.offer(&outgoing);
+        }
     }
     Ok(())
 }
@@ -272,7 +268,9 @@ async fn look_again(hub: &Hub) -> Result<()> {
                 updated(hub, key.0, key.1).await?;
             }
         }
-        gone.into_iter().for_each(|(tenant, room)| deleted(hub, tenant, room));
+        for (tenant, room) in gone {
+            deleted(hub, tenant, room);
+        }
     }
     Ok(())
 }

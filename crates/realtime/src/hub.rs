@@ -4,13 +4,10 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use chatapi_domain::access::Actor;
-use chatapi_domain::{ConnectionId, Fact, HistoryQuery, Order, Place, RoomId, TenantId, UserId};
-use chatapi_storage::{Error, History, Result, Signal, Store, Subscription};
+use chatapi_domain::{ConnectionId, Fact, Place, RoomId, TenantId, UserId};
+use chatapi_storage::{Result, Signal, Store, Subscription};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,8 +16,7 @@ use crate::facts;
 use crate::mailbox::{Mailbox, Place as Entry};
 use crate::presence::Presence;
 use crate::session::Session;
-use crate::sync::{Answer, Fetch};
-use crate::tail::{Missing, Next, RoomKey, Tail};
+use crate::tail::{Next, RoomKey, Tail};
 use crate::typing::Typing;
 
 /// The map of tails is cut into so many, each with a lock of its own.
@@ -28,15 +24,6 @@ const SHARDS: usize = 32;
 
 /// Tails that read at the same time: the pool is for requests too.
 const READERS: usize = 4;
-
-/// Messages or changes a tail reads at once.
-const PAGE: u32 = 500;
-
-/// How often the tails are compared with the tables, whatever is told.
-const COMPARE: Duration = Duration::from_secs(1);
-
-/// Rooms compared in one statement.
-const COMPARED_AT_ONCE: usize = 1000;
 
 /// Facts that wait to be worked on; while there are so many, nothing else is heard.
 const FACTS: usize = 1024;
@@ -77,18 +64,18 @@ pub struct Hub {
 #[derive(Debug)]
 pub(crate) struct Inner {
     store: Store,
-    shards: Vec<Mutex<HashMap<RoomKey, Arc<Tail>>>>,
+    pub(crate) shards: Vec<Mutex<HashMap<RoomKey, Arc<Tail>>>>,
     users: Mutex<HashMap<TenantId, OfTenant>>,
-    readers: Semaphore,
+    pub(crate) readers: Semaphore,
     /// New tails: they may have missed what happened while they were made.
-    fresh: Mutex<Vec<RoomKey>>,
-    compare: Notify,
+    pub(crate) fresh: Mutex<Vec<RoomKey>>,
+    pub(crate) compare: Notify,
     pub(crate) presence: Presence,
     typing: Typing,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
     too_slow: AtomicU64,
-    reads: AtomicU64,
+    pub(crate) reads: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +87,7 @@ pub(crate) struct OfTenant {
 impl Hub {
     /// Starts a hub on this store; its tasks run on `tasks` until `stop`.
     #[must_use]
-    pub fn start(store: Store, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn start(store: Store, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let subscription = store.feed().subscribe();
         let inner = Inner {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -118,12 +105,12 @@ impl Hub {
         };
         let hub = Self { inner: Arc::new(inner) };
         let (facts, worker) = mpsc::channel(FACTS);
-        let until = |stop: &CancellationToken| stop.clone();
-        tasks.spawn(until(&stop).run_until_cancelled_owned(hub.clone().listen(subscription, facts)));
-        tasks.spawn(until(&stop).run_until_cancelled_owned(facts::work(hub.clone(), worker)));
-        tasks.spawn(until(&stop).run_until_cancelled_owned(hub.clone().keep_comparing()));
-        tasks.spawn(until(&stop).run_until_cancelled_owned(hub.clone().keep_presence()));
-        tasks.spawn(until(&stop).run_until_cancelled_owned(hub.clone().keep_typing()));
+        let until_stop = || stop.clone();
+        tasks.spawn(until_stop().run_until_cancelled_owned(hub.clone().listen(subscription, facts)));
+        tasks.spawn(until_stop().run_until_cancelled_owned(facts::work(hub.clone(), worker)));
+        tasks.spawn(until_stop().run_until_cancelled_owned(hub.clone().keep_comparing()));
+        tasks.spawn(until_stop().run_until_cancelled_owned(hub.clone().keep_presence()));
+        tasks.spawn(until_stop().run_until_cancelled_owned(hub.clone().keep_typing()));
         hub
     }
 
@@ -359,99 +346,11 @@ impl Hub {
         }
     }
 
-    fn follow_up(&self, next: Next, tail: &Arc<Tail>) {
+    pub(crate) fn follow_up(&self, next: Next, tail: &Arc<Tail>) {
         if next == Next::Read {
             let (hub, tail) = (self.clone(), tail.clone());
             self.inner.tasks.spawn(async move { hub.catch_up(&tail).await });
         }
-    }
-
-    /// Reads what a tail is missing until it misses nothing.
-    async fn catch_up(&self, tail: &Tail) {
-        loop {
-            let Some(missing) = tail.lock().to_read() else { return };
-            let Ok(_permit) = self.inner.readers.acquire().await else { return };
-            self.inner.reads.fetch_add(1, Relaxed);
-            if let Err(error) = self.read_missing(tail, missing).await {
-                tracing::debug!(%error, "A room will be read again");
-                if self.inner.stop.run_until_cancelled(sleep(Duration::from_millis(100))).await.is_none() {
-                    return;
-                }
-            }
-        }
-    }
-
-    async fn read_missing(&self, tail: &Tail, missing: Missing) -> Result<()> {
-        let (tenant, room) = tail.key;
-        let messages = self.store().tenant(tenant).messages();
-        if let Some(after) = missing.after_seq {
-            let query = HistoryQuery { after_seq: Some(after), before_seq: None, order: Order::Ascending, limit: PAGE };
-            let (page, more) = or_empty(messages.history(room, &Actor::Tenant, &query).await)?;
-            tail.lock().read_messages(&page, more);
-        }
-        if let Some(after) = missing.after_change {
-            let (page, more) = or_empty(messages.changes(room, &Actor::Tenant, after, i64::from(PAGE)).await)?;
-            tail.lock().read_changes(&page, more);
-        }
-        Ok(())
-    }
-
-    /// Answers what a sync wants to know.
-    pub(crate) async fn read(&self, tenant: TenantId, user: &UserId, fetch: Fetch) -> Result<Answer> {
-        let store = self.store().tenant(tenant);
-        let actor = || Actor::User(user.clone());
-        match fetch {
-            Fetch::AllPlaces => store.rooms().places(user).await.map(Answer::Places),
-            Fetch::Places(rooms) => store.rooms().places_in(&rooms, user).await.map(Answer::Places),
-            Fetch::Messages { room_id, after, before, limit } => {
-                let (after_seq, order) = (Some(after), Order::Ascending);
-                let query = HistoryQuery { after_seq, before_seq: before, order, limit };
-                let page = store.messages().history(room_id, &actor(), &query).await?;
-                Ok(Answer::Messages(page.messages, page.has_more))
-            }
-            Fetch::Changes { room_id, after, limit } => {
-                let page = store.messages().changes(room_id, &actor(), after, i64::from(limit)).await?;
-                Ok(Answer::Changes(page.messages, page.has_more))
-            }
-        }
-    }
-
-    /// Compares tails with the tables: new ones at once, all of them once a second.
-    async fn keep_comparing(self) {
-        let mut ticks = interval(COMPARE);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let rooms = tokio::select! {
-                () = self.inner.compare.notified() => {
-                    std::mem::take(&mut *self.inner.fresh.lock().unwrap_or_else(PoisonError::into_inner))
-                }
-                _ = ticks.tick() => self.all_tails(),
-            };
-            for rooms in rooms.chunks(COMPARED_AT_ONCE) {
-                if let Err(error) = self.compare(rooms).await {
-                    tracing::debug!(%error, "Rooms could not be compared");
-                    break;
-                }
-            }
-        }
-    }
-
-    pub(crate) fn all_tails(&self) -> Vec<RoomKey> {
-        let shards = self.inner.shards.iter();
-        let keys = |shard: &Mutex<HashMap<RoomKey, Arc<Tail>>>| -> Vec<RoomKey> {
-            shard.lock().map_or_else(|_| Vec::new(), |tails| tails.keys().copied().collect())
-        };
-        shards.flat_map(keys).collect()
-    }
-
-    async fn compare(&self, rooms: &[RoomKey]) -> Result<()> {
-        for (position, _) in self.store().feed().positions(rooms).await? {
-            if let Some(tail) = self.tail(position.tenant_id, position.room_id) {
-                let next = tail.lock().reached(position.last_seq, position.last_change);
-                self.follow_up(next, &tail);
-            }
-        }
-        Ok(())
     }
 
     /// Signals were lost: everything that was told and not kept is found out anew.
@@ -465,7 +364,9 @@ impl Hub {
             return;
         }
         let recheck = Arc::new(Outgoing::Recheck);
-        mailboxes.iter().for_each(|mailbox| _ = mailbox.offer(&recheck));
+        for mailbox in &mailboxes {
+            mailbox.offer(&recheck);
+        }
         let hub = self.clone();
         self.inner.tasks.spawn(async move { facts::enter_again(&hub, mailboxes).await });
     }
@@ -480,14 +381,5 @@ impl Hub {
 
     async fn keep_presence(self) {
         self.inner.presence.keep(self.store()).await;
-    }
-}
-
-/// A page; an empty one of a room that is gone.
-fn or_empty<M>(page: Result<History<M>>) -> Result<(Vec<M>, bool)> {
-    match page {
-        Ok(page) => Ok((page.messages, page.has_more)),
-        Err(Error::NotFound(_)) => Ok((Vec::new(), false)),
-        Err(error) => Err(error),
     }
 }

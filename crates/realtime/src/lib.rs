@@ -18,6 +18,7 @@ mod mailbox;
 mod presence;
 #[cfg(test)]
 mod promise;
+mod reading;
 mod session;
 mod sync;
 mod tail;

@@ -114,7 +114,9 @@ impl Presence {
                 }
             }
             drop(users);
-            facts.into_iter().for_each(|(tenant, fact)| store.feed().tell(tenant, fact));
+            for (tenant, fact) in facts {
+                store.feed().tell(tenant, fact);
+            }
         }
         if !due.went.is_empty() {
             let facts = store.node().go(&due.went).await?;
@@ -128,7 +130,9 @@ impl Presence {
                 }
             }
             drop(users);
-            facts.into_iter().for_each(|(tenant, fact)| store.feed().tell(tenant, fact));
+            for (tenant, fact) in facts {
+                store.feed().tell(tenant, fact);
+            }
         }
         Ok(())
     }

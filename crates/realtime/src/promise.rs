@@ -113,6 +113,9 @@ impl Table {
     }
 }
 
+/// Rows, and whether there are more.
+type Page<T> = (Vec<T>, bool);
+
 /// What the tail is told, some time.
 #[derive(Debug, Clone)]
 enum Signal {
@@ -151,21 +154,15 @@ struct World {
     under_way: Vec<Signal>,
     reading: bool,
     /// What a reader has seen of the table, on its way back.
-    read: Option<(Missing, (Vec<Message>, bool), (Vec<Change>, bool))>,
+    read: Option<(Missing, Page<Message>, Page<Change>)>,
     clients: Vec<Client>,
     connections: u128,
 }
 
 impl World {
     fn new() -> Self {
-        let client = |syncs| Client {
-            syncs,
-            began_at: 0,
-            has_seq: 0,
-            has_change: 0,
-            copy: BTreeMap::new(),
-            connection: None,
-        };
+        let client =
+            |syncs| Client { syncs, began_at: 0, has_seq: 0, has_change: 0, copy: BTreeMap::new(), connection: None };
         Self {
             table: Table::default(),
             tail: Tail::new((TENANT, ROOM), 0, 0, Timestamp::from_micros(0)),
@@ -223,7 +220,7 @@ impl World {
         if !self.reading || self.read.is_some() {
             return;
         }
-        match self.tail.lock().to_read() {
+        match self.tail.lock().next_read() {
             Some(missing) => {
                 let messages = missing.after_seq.map(|after| self.table.messages(after, None, 4));
                 let changes = missing.after_change.map(|after| self.table.changes(after, 4));
@@ -281,7 +278,9 @@ impl World {
         let at = choice % self.clients.len();
         let client = &mut self.clients[at];
         let since = Since { after_seq: client.has_seq, after_change: Some(client.has_change) };
-        let Some(connection) = client.connection.as_mut().filter(|connection| connection.sync.is_none()) else { return };
+        let Some(connection) = client.connection.as_mut().filter(|connection| connection.sync.is_none()) else {
+            return;
+        };
         if !client.syncs {
             return;
         }
@@ -304,25 +303,18 @@ impl World {
             return;
         };
         let step = sync.answered(answer, &mut connection.cursors);
-        let events = step.events;
-        match step.next {
-            Some(next) => connection.sync = Some((sync, Some(next), None)),
-            None => {
-                for event in events {
-                    client.hear(&event);
-                }
-                let done: serde_json::Value = serde_json::from_slice(&sync.done(None)).expect("JSON");
-                let (_, reached) = done["rooms"].as_object().expect("rooms").iter().next_back().expect("a room");
-                client.has_seq = client.has_seq.max(reached["last_seq"].as_i64().expect("a seq"));
-                client.has_change = client.has_change.max(reached["last_change"].as_i64().expect("a change"));
-                if reached["has_more"] == true {
-                    self.ask(at);
-                }
-                return;
-            }
+        if let Some(next) = &step.next {
+            connection.sync = Some((sync, Some(next.clone()), None));
+            step.events.iter().for_each(|event| client.hear(event));
+            return;
         }
-        for event in events {
-            client.hear(&event);
+        step.events.iter().for_each(|event| client.hear(event));
+        let done: serde_json::Value = serde_json::from_slice(&sync.done(None)).expect("JSON");
+        let (_, reached) = done["rooms"].as_object().expect("rooms").iter().next_back().expect("a room");
+        client.has_seq = client.has_seq.max(reached["last_seq"].as_i64().expect("a seq"));
+        client.has_change = client.has_change.max(reached["last_change"].as_i64().expect("a change"));
+        if reached["has_more"] == true {
+            self.ask(at);
         }
     }
 

@@ -91,6 +91,10 @@ impl Session {
     }
 
     /// Reads what a sync wants to know. Owns what it needs, so that the session can go on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails, or the user may not see the room any more.
     pub fn fetch(&self, fetch: Fetch) -> impl Future<Output = StoreResult<Answer>> + Send + use<> {
         let (hub, tenant, user) = (self.hub.clone(), self.mailbox.tenant_id, self.mailbox.user_id.clone());
         async move { hub.read(tenant, &user, fetch).await }

@@ -140,7 +140,9 @@ impl Sync {
                 (!since.is_empty()).then(|| Fetch::Places(since.keys().copied().collect()))
             }
             Wanted::All => {
-                entered.iter().for_each(|room| cursors.hold(*room));
+                for room in &entered {
+                    cursors.hold(*room);
+                }
                 all = Some(entered);
                 Some(Fetch::AllPlaces)
             }

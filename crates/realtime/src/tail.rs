@@ -111,7 +111,7 @@ impl State {
     }
 
     /// What the reader is to read next; nothing if it is done.
-    pub(crate) fn to_read(&mut self) -> Option<Missing> {
+    pub(crate) fn next_read(&mut self) -> Option<Missing> {
         let missing = self.missing().filter(|_| !self.listeners.is_empty() && !self.closed);
         self.reading = missing.is_some();
         (self.asked_seq, self.asked_change) = (self.wanted_seq, self.wanted_change);

@@ -1,12 +1,16 @@
-//! Erases the messages of rooms that are gone, in small steps that survive a restart.
+//! Erases what is gone, in small steps that survive a restart: the messages of deleted rooms, and
+//! deleted tenants.
 //!
 //! A room disappears in one short transaction; its messages, which nobody can reach any more,
-//! follow here, so that no lock is held for as long as a large room takes. One of the few files
-//! that see more than one tenant.
+//! follow here, so that no lock is held for as long as a large room takes. A tenant that is being
+//! deleted goes room by room, then all else it has, then itself. One of the few files that see
+//! more than one tenant.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chatapi_domain::{RoomId, TenantId};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Result;
@@ -34,11 +38,71 @@ pub(crate) async fn erase_room(db: &Db, tenant: TenantId, room: RoomId) -> Resul
     db.execute(FORGET, &[&tenant, &room]).await.map(|_| ())
 }
 
+const DELETING: &str = "select tenant_id from tenants where status = 'deleting' order by tenant_id limit 10";
+
+const SOME_ROOMS: &str = "select room_id from rooms where tenant_id = $1 order by room_id limit 50";
+
+const PENDING_OF: &str = "select room_id from erased_rooms where tenant_id = $1 order by room_id limit 100";
+
+const HIDE_ROOM: &str = "
+    with gone as (delete from rooms where tenant_id = $1 and room_id = $2 returning room_id)
+    insert into erased_rooms (tenant_id, room_id) select $1, room_id from gone on conflict do nothing";
+
+/// What a tenant has beside its rooms, in steps. Its keys go last but itself: as long as they are
+/// there, they are refused by name.
+const REST: [&str; 6] = [
+    "delete from idempotency_keys where ctid = any (array(
+        select ctid from idempotency_keys where tenant_id = $1 limit $2))",
+    "delete from presence where ctid = any (array(select ctid from presence where tenant_id = $1 limit $2))",
+    "delete from last_seen where ctid = any (array(select ctid from last_seen where tenant_id = $1 limit $2))",
+    "delete from token_revocations where ctid = any (array(
+        select ctid from token_revocations where tenant_id = $1 limit $2))",
+    "delete from socket_tickets where ctid = any (array(
+        select ctid from socket_tickets where tenant_id = $1 limit $2))",
+    "delete from tenant_keys where ctid = any (array(select ctid from tenant_keys where tenant_id = $1 limit $2))",
+];
+
+const FORGET_TENANT: &str = "delete from tenants where tenant_id = $1 and status = 'deleting'";
+
+/// Erases a tenant that is being deleted. Between two steps it rests as long as the step took: it
+/// has time, and others send meanwhile.
+async fn erase_tenant(db: &Db, tenant: TenantId) -> Result<()> {
+    loop {
+        let rooms = db.query(SOME_ROOMS, &[&tenant]).await?;
+        for row in &rooms {
+            let room: RoomId = get(row, "room_id")?;
+            db.execute(HIDE_ROOM, &[&tenant, &room]).await?;
+        }
+        let pending = db.query(PENDING_OF, &[&tenant]).await?;
+        for row in &pending {
+            let room: RoomId = get(row, "room_id")?;
+            while step(db, ERASE, &[&tenant, &room, &STEP]).await? > 0 {}
+            db.execute(FORGET, &[&tenant, &room]).await?;
+        }
+        if rooms.is_empty() && pending.is_empty() {
+            break;
+        }
+    }
+    for sql in REST {
+        while step(db, sql, &[&tenant, &STEP]).await? > 0 {}
+    }
+    db.execute(FORGET_TENANT, &[&tenant]).await?;
+    tracing::info!(tenant_id = %tenant, "Erased a tenant");
+    Ok(())
+}
+
+async fn step(db: &Db, sql: &'static str, params: &crate::db::Params<'_>) -> Result<u64> {
+    let start = std::time::Instant::now();
+    let rows = db.execute(sql, params).await?;
+    tokio::time::sleep(start.elapsed()).await;
+    Ok(rows)
+}
+
 /// Finishes, again and again until `stop`, what was begun and not finished.
-pub(crate) async fn sweep(db: Db, stop: CancellationToken) {
+pub(crate) async fn sweep(db: Db, wake: Arc<Notify>, stop: CancellationToken) {
     let work = async {
         loop {
-            tokio::time::sleep(PAUSE).await;
+            let _ = tokio::time::timeout(PAUSE, wake.notified()).await;
             if let Err(error) = sweep_once(&db).await {
                 tracing::debug!(%error, "Erasing will be tried again");
             }
@@ -50,6 +114,9 @@ pub(crate) async fn sweep(db: Db, stop: CancellationToken) {
 async fn sweep_once(db: &Db) -> Result<()> {
     for row in db.query(PENDING, &[]).await? {
         erase_room(db, get(&row, "tenant_id")?, get(&row, "room_id")?).await?;
+    }
+    for row in db.query(DELETING, &[]).await? {
+        erase_tenant(db, get(&row, "tenant_id")?).await?;
     }
     crate::tokens::forget_old(db).await?;
     crate::idempotency::forget_old(db).await

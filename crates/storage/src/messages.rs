@@ -204,11 +204,11 @@ impl Messages<'_> {
         }
         let mut client = self.db.client().await?;
         let tx = client.begin().await?;
-        let erased = tx.query_opt(ERASE, &[&self.tenant, &room, &message, &now]).await?;
+        let gone = tx.query_opt(ERASE, &[&self.tenant, &room, &message, &now]).await?;
         // A statement of its own: it must see an answer that was stored while the first waited.
         tx.execute(ERASE_ANSWERS, &[&self.tenant, &message]).await?;
         tx.commit().await?;
-        if let Some(row) = &erased {
+        if let Some(row) = &gone {
             self.feed.changed(self.tenant, &changed(row)?);
         }
         Ok(())

@@ -139,7 +139,9 @@ fn as_facts(users: &[TenantUser], online: bool) -> Vec<(TenantId, Fact)> {
         by_tenant.entry(*tenant).or_default().push(user.clone());
     }
     let tell = |(tenant, users): (TenantId, Vec<UserId>)| {
-        Fact::each_of(&users, |user_ids| Fact::Presence { user_ids, online }).into_iter().map(move |fact| (tenant, fact))
+        Fact::each_of(&users, |user_ids| Fact::Presence { user_ids, online })
+            .into_iter()
+            .map(move |fact| (tenant, fact))
     };
     by_tenant.into_iter().flat_map(tell).collect()
 }

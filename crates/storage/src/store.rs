@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chatapi_domain::{NodeId, TenantId, Timestamp};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +37,8 @@ pub struct Store {
     writer: Arc<Writer>,
     feed: Feed,
     connector: Connector,
+    /// Wakes those who erase.
+    erase: Arc<Notify>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -55,9 +58,10 @@ impl Store {
         let node_id = NodeId::from_uuid(uuid::Builder::from_random_bytes(random).into_uuid());
         let feed = Feed::new(db.clone(), node_id);
         let writer = Arc::new(Writer::start(&connector, &db, &feed, options.writers, &tasks));
-        tasks.spawn(erasure::sweep(db.clone(), stop.clone()));
+        let erase = Arc::new(Notify::new());
+        tasks.spawn(erasure::sweep(db.clone(), erase.clone(), stop.clone()));
         tasks.spawn(feed::run(feed.clone(), connector.clone(), stop.clone()));
-        Ok(Self { db, writer, feed, connector, stop, tasks })
+        Ok(Self { db, writer, feed, connector, erase, stop, tasks })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once.
@@ -79,7 +83,7 @@ impl Store {
     /// The tenants themselves: for the operator.
     #[must_use]
     pub fn tenants(&self) -> Tenants<'_> {
-        Tenants { db: &self.db }
+        Tenants { db: &self.db, erase: &self.erase }
     }
 
     /// The keys of all tenants: for finding out who asks.

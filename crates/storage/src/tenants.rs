@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-use chatapi_domain::{Config, Tenant, TenantId, TenantKey, TenantStatus, Timestamp};
+use chatapi_domain::{Config, Fact, Tenant, TenantId, TenantKey, TenantPatch, TenantStatus, Timestamp};
 use secrecy::SecretSlice;
+use tokio::sync::Notify;
 use tokio_postgres::Row;
 
 use crate::db::Db;
+use crate::feed::tell_in;
 use crate::row::{get, word};
 use crate::{Error, Result};
 
@@ -33,6 +35,16 @@ const FIND: &str = "
     select tenant_id, name, status, config::text as config, created_at, token_secret, tokens_revoked_at
       from tenants where tenant_id = $1";
 
+const LOCK: &str = "
+    select tenant_id, name, status, config::text as config, created_at
+      from tenants where tenant_id = $1 for no key update";
+
+const UPDATE: &str = "update tenants set name = $2, status = $3, config = $4::text::jsonb where tenant_id = $1";
+
+const DELETE: &str = "update tenants set status = 'deleting' where tenant_id = $1";
+
+const ROOMS_LEFT: &str = "select count(*) as rooms from rooms where tenant_id = $1";
+
 const ALLOWS_ORIGIN: &str = "
     select exists (
         select from tenants
@@ -43,6 +55,7 @@ const ALLOWS_ORIGIN: &str = "
 #[derive(Debug, Clone, Copy)]
 pub struct Tenants<'a> {
     pub(crate) db: &'a Db,
+    pub(crate) erase: &'a Notify,
 }
 
 /// A tenant with what its users' tokens are checked against.
@@ -104,6 +117,65 @@ impl Tenants<'_> {
             token_secret: secret.into(),
             tokens_revoked_at: get(&row, "tokens_revoked_at")?,
         }))
+    }
+
+    /// Changes a tenant; told to all nodes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is none of this id; [`Error::Conflict`] if it is being deleted;
+    /// [`Error::Invalid`] if a field of the configuration is wrong.
+    pub async fn update(&self, tenant: TenantId, patch: &TenantPatch) -> Result<Tenant> {
+        let mut client = self.db.client().await?;
+        let tx = client.begin().await?;
+        let row = tx.query_opt(LOCK, &[&tenant]).await?;
+        let mut changed = row.as_ref().map(read).transpose()?.ok_or(Error::NotFound("Tenant"))?;
+        if changed.status == TenantStatus::Deleting {
+            return Err(Error::Conflict("The tenant is being deleted"));
+        }
+        if let Some(name) = &patch.name {
+            changed.name = name.clone();
+        }
+        if let Some(status) = patch.status {
+            changed.status = status;
+        }
+        if let Some(config) = &patch.config {
+            changed.config = changed.config.patched(config)?;
+        }
+        let config = changed.config.to_stored().to_string();
+        tx.execute(UPDATE, &[&tenant, &changed.name, &changed.status.as_str(), &config]).await?;
+        tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    /// Begins to delete a tenant: nothing of it is served from now on, and its rows go in the
+    /// background. Again it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is none of this id, or no more.
+    pub async fn delete(&self, tenant: TenantId) -> Result<()> {
+        let mut client = self.db.client().await?;
+        let tx = client.begin().await?;
+        let marked = tx.execute(DELETE, &[&tenant]).await?;
+        if marked == 0 {
+            return Err(Error::NotFound("Tenant"));
+        }
+        tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
+        tx.commit().await?;
+        self.erase.notify_one();
+        Ok(())
+    }
+
+    /// How many rooms a tenant that is being deleted still has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails.
+    pub async fn rooms_left(&self, tenant: TenantId) -> Result<i64> {
+        let row = self.db.query_opt(ROOMS_LEFT, &[&tenant]).await?;
+        row.as_ref().map_or(Ok(0), |row| get(row, "rooms"))
     }
 
     /// Tenants, newest first, at most `limit`, older than `before` if given.

@@ -1,13 +1,13 @@
 //! Tenants.
 
-use chatapi_domain::{Config, Name, Tenant, TenantId, TenantKey, TenantStatus};
+use chatapi_domain::{Config, Name, Tenant, TenantId, TenantKey, TenantPatch, TenantStatus};
 use hyper::StatusCode;
 use secrecy::ExposeSecret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::call::{Call, paged};
-use crate::error::ApiError;
+use crate::error::{ApiError, Kind};
 use crate::reply::Reply;
 use crate::route::Access;
 use crate::views::{NewKeyView, NewTenantView, TenantView};
@@ -64,10 +64,73 @@ pub(crate) async fn list(call: Call) -> Result<Reply, ApiError> {
     Reply::ok(&json!({ "tenants": views, "next_cursor": next_cursor }))
 }
 
-/// `GET /admin/tenants/{tenant_id}`
+/// `GET /admin/tenants/{tenant_id}`: one that is being deleted with how many rooms are left.
 pub(crate) async fn get(call: Call) -> Result<Reply, ApiError> {
-    let tenant = call.api.store.tenants().get(call.id(0, "Tenant")?).await?;
-    Reply::ok(&TenantView::new(&tenant, call.api.verifier.defaults()))
+    #[derive(Serialize)]
+    struct Leaving<'a> {
+        #[serde(flatten)]
+        tenant: TenantView<'a>,
+        rooms_left: i64,
+    }
+    let tenants = call.api.store.tenants();
+    let tenant = tenants.get(call.id(0, "Tenant")?).await?;
+    let view = TenantView::new(&tenant, call.api.verifier.defaults());
+    if tenant.status == TenantStatus::Deleting {
+        let rooms_left = tenants.rooms_left(tenant.tenant_id).await?;
+        return Reply::ok(&Leaving { tenant: view, rooms_left });
+    }
+    Reply::ok(&view)
+}
+
+#[derive(Deserialize)]
+struct UpdateBody {
+    name: Option<String>,
+    status: Option<String>,
+    config: Option<Value>,
+}
+
+/// `PATCH /admin/tenants/{tenant_id}`
+pub(crate) async fn update(call: Call) -> Result<Reply, ApiError> {
+    let tenant = call.id(0, "Tenant")?;
+    let body: UpdateBody = call.json()?;
+    let status = body.status.map(|word| match word.as_str() {
+        "active" => Ok(TenantStatus::Active),
+        "suspended" => Ok(TenantStatus::Suspended),
+        _ => Err(ApiError::invalid("status", "expected 'active' or 'suspended'")),
+    });
+    let name = body.name.map(|name| Name::parse("name", name)).transpose()?;
+    patch(&call, tenant, TenantPatch { name, status: status.transpose()?, config: body.config }).await
+}
+
+/// `PATCH /tenant`: what is the tenant's own to change.
+pub(crate) async fn update_own(call: Call) -> Result<Reply, ApiError> {
+    let tenant = call.caller()?.tenant.tenant_id;
+    let body: UpdateBody = call.json()?;
+    let forbidden = |field: &str| ApiError::new(Kind::Forbidden, format!("{field} is the operator's to change"));
+    if body.status.is_some() {
+        return Err(forbidden("status"));
+    }
+    let fields = body.config.as_ref().and_then(Value::as_object);
+    if let Some(field) = fields.and_then(|fields| fields.keys().find(|name| Config::is_the_operators(name))) {
+        return Err(forbidden(&format!("config.{field}")));
+    }
+    let name = body.name.map(|name| Name::parse("name", name)).transpose()?;
+    patch(&call, tenant, TenantPatch { name, status: None, config: body.config }).await
+}
+
+async fn patch(call: &Call, tenant: TenantId, patch: TenantPatch) -> Result<Reply, ApiError> {
+    let changed = call.api.store.tenants().update(tenant, &patch).await?;
+    // Here at once; elsewhere as soon as it is told.
+    call.api.verifier.outdate(tenant, crate::clock::now());
+    Reply::ok(&TenantView::new(&changed, call.api.verifier.defaults()))
+}
+
+/// `DELETE /admin/tenants/{tenant_id}`
+pub(crate) async fn delete(call: Call) -> Result<Reply, ApiError> {
+    let tenant = call.id(0, "Tenant")?;
+    call.api.store.tenants().delete(tenant).await?;
+    call.api.verifier.outdate(tenant, crate::clock::now());
+    Reply::json(StatusCode::ACCEPTED, &json!({ "status": "deleting" }))
 }
 
 /// `GET /tenant`

@@ -177,7 +177,8 @@ impl Connection {
                 Ok(Then::Answer(Some(pong.into())))
             }
             other => {
-                let known = "send_message, ack, typing.start, typing.stop, subscribe, unsubscribe, sync, refresh or ping";
+                let known =
+                    "send_message, ack, typing.start, typing.stop, subscribe, unsubscribe, sync, refresh or ping";
                 let shown: String = other.chars().take(40).collect();
                 Err(ApiError::invalid("type", format!("expected {known}, not '{shown}'")))
             }
@@ -246,8 +247,7 @@ impl Connection {
 }
 
 fn same_user(before: &Caller, fresh: Arc<Caller>) -> Result<Arc<Caller>, ApiError> {
-    let same = fresh.tenant.tenant_id == before.tenant.tenant_id
-        && fresh.credential.user() == before.credential.user();
+    let same = fresh.tenant.tenant_id == before.tenant.tenant_id && fresh.credential.user() == before.credential.user();
     if same { Ok(fresh) } else { Err(ApiError::new(Kind::Forbidden, "The token is another user's")) }
 }
 

@@ -357,8 +357,8 @@ impl Connection {
     async fn go_on(&mut self, mut syncing: Syncing, answer: Answer) -> Result<(), Ended> {
         let Step { events, next } = self.session.answered(&mut syncing.sync, answer);
         let sent = events.len() as u64;
-        let last = (next.is_none() && syncing.asked)
-            .then(|| Session::done(&syncing.sync, syncing.request_id.as_deref()));
+        let last =
+            (next.is_none() && syncing.asked).then(|| Session::done(&syncing.sync, syncing.request_id.as_deref()));
         let writing = async {
             for text in events.into_iter().chain(last) {
                 self.socket.feed(text_frame(text)).await?;

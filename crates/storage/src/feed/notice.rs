@@ -14,14 +14,9 @@ const ROOMS: usize = 60;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Notice {
     /// A node has come: from now on it wants to be told how far rooms are.
-    Hello {
-        from: NodeId,
-    },
+    Hello { from: NodeId },
     /// Rooms are at least here.
-    Positions {
-        from: NodeId,
-        rooms: Vec<(TenantId, RoomId, i64, i64)>,
-    },
+    Positions { from: NodeId, rooms: Vec<(TenantId, RoomId, i64, i64)> },
     Fact {
         /// Who told it after the fact, and knows it already; absent from what a transaction told.
         from: Option<NodeId>,
