@@ -50,12 +50,15 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         | Route::Socket => None,
         Route::TokensCreate | Route::TokensRevoke => Some(json!({"user_id": ids.user})),
         Route::TenantsCreate | Route::TenantsUpdate | Route::TenantUpdate => Some(json!({"name": "x"})),
-        Route::SocketTicket | Route::KeysCreate | Route::KeysRotate | Route::OwnKeysCreate | Route::OwnKeysRotate => {
-            Some(json!({}))
-        }
         Route::RoomsCreate => Some(json!({"type": "group", "members": [ids.user]})),
         Route::RoomsUpdate => Some(json!({"name": "taken"})),
-        Route::RoomsJoin | Route::RoomsLeave => Some(json!({})),
+        Route::SocketTicket
+        | Route::KeysCreate
+        | Route::KeysRotate
+        | Route::OwnKeysCreate
+        | Route::OwnKeysRotate
+        | Route::RoomsJoin
+        | Route::RoomsLeave => Some(json!({})),
         Route::MembersAdd => Some(json!({"user_ids": ["eve"]})),
         Route::MembersUpdate => Some(json!({"role": "admin"})),
         Route::MessagesSend => Some(json!({"content": "x", "reply_to": ids.message})),

@@ -113,7 +113,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Brings the schema up to date; waits for a database that is away.
+/// Brings the schema up to date and waits until changes are told; waits for a database that is away.
 async fn prepare(store: &Store) -> Result<(), StoreError> {
     loop {
         match store.migrate().await {
@@ -121,9 +121,17 @@ async fn prepare(store: &Store) -> Result<(), StoreError> {
                 tracing::warn!(error = with_sources(&error), "Waiting for the database");
                 sleep(Duration::from_secs(1)).await;
             }
-            result => return result,
+            result => {
+                result?;
+                break;
+            }
         }
     }
+    // What others change must reach us from the first request on.
+    while !store.feed().is_listening() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 async fn listen(address: &str) -> Result<TcpListener, Failure> {

@@ -33,8 +33,10 @@ const SILENCE: Duration = Duration::from_mins(1);
 /// A client that takes nothing for this long is given up.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// So long commands may be over the rate limit before the connection is closed.
+/// So long commands may go on over the rate limit before the connection is closed; a client that
+/// is not refused for a while begins anew.
 const OVER_LIMIT: Duration = Duration::from_secs(10);
+const CALM: Duration = Duration::from_secs(2);
 
 /// Live events wait so long for a client's first command. If that is a `sync`, what it missed comes
 /// before them; else nothing is lost but this time, once.
@@ -111,7 +113,8 @@ pub(super) struct Connection {
     ping_at: Instant,
     /// Until when live events wait for the client's first command.
     first_word_by: Option<Instant>,
-    over_limit_since: Option<Instant>,
+    /// Since when commands are over the rate limit, and when the last one was.
+    over_limit: Option<(Instant, Instant)>,
 }
 
 impl Connection {
@@ -130,7 +133,7 @@ impl Connection {
             heard_at: now,
             ping_at: now + HEARTBEAT,
             first_word_by: Some(now + FIRST_WORD),
-            over_limit_since: None,
+            over_limit: None,
         }
     }
 
@@ -290,14 +293,16 @@ impl Connection {
         let request_id = request_id.as_deref();
         let verdict = self.caller.charge(clock::now());
         if !verdict.allowed {
-            let since = *self.over_limit_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= OVER_LIMIT {
+            let now = Instant::now();
+            let going_on = self.over_limit.filter(|(_, last)| now.duration_since(*last) < CALM);
+            let since = going_on.map_or(now, |(since, _)| since);
+            self.over_limit = Some((since, now));
+            if now.duration_since(since) >= OVER_LIMIT {
                 return Err(Ended::Closed(Close::OverLimit));
             }
             let error = ApiError::rate_limited("The tenant is over its rate limit", verdict.retry_nanos);
             return Ok(Some(command::error(request_id, &error)));
         }
-        self.over_limit_since = None;
         match self.begin(text, request_id) {
             Ok(Then::Answer(answer)) => Ok(answer),
             Ok(Then::Work(work)) => {
