@@ -2,3 +2,4 @@
 
 mod durability;
 mod embedded;
+mod junk;

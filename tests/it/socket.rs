@@ -350,6 +350,50 @@ async fn a_long_absence_is_made_up_in_steps_and_live_events_wait_for_the_last() 
 }
 
 #[tokio::test]
+async fn what_one_connection_sends_without_waiting_is_stored_and_answered_in_its_order() {
+    let app = App::start().await;
+    let tenant = app.tenant("t").await;
+    let rooms = [tenant.room("group", &["alice"]).await, tenant.room("group", &["alice"]).await];
+    let mut alice = tenant.user("alice").socket().await;
+
+    for n in 0..300 {
+        let mut command = json!({"type": "send_message", "room_id": rooms[n % 2], "content": n.to_string()});
+        command["request_id"] = json!(n.to_string());
+        if n == 150 {
+            command = json!({"type": "ack", "room_id": rooms[0], "seq": 75, "request_id": "150"});
+        }
+        if n == 151 {
+            command["content"] = json!("");
+        }
+        alice.send(command).await;
+    }
+    let mut answered = Vec::new();
+    while answered.len() < 300 {
+        let event = alice.next().await;
+        match event["request_id"].as_str() {
+            Some("151") => assert_eq!(event["code"], "invalid_request"),
+            Some("150") => assert_eq!((&event["delivered_seq"], answered.len()), (&json!(75), 150)),
+            Some(id) => assert_eq!(event["message"]["content"], id),
+            None => continue,
+        }
+        answered.push(event["request_id"].as_str().expect("an id").parse::<usize>().expect("a number"));
+    }
+
+    answered.retain(|n| *n != 151);
+    assert!(answered.is_sorted(), "{answered:?}");
+    for (at, room) in rooms.iter().enumerate() {
+        let expected: Vec<_> =
+            (0..300).filter(|n| n % 2 == at && ![150, 151].contains(n)).map(|n| n.to_string()).collect();
+        let mut stored = Vec::new();
+        for after in [0, 100] {
+            let page = tenant.user("alice").get(&format!("/rooms/{room}/messages?limit=100&after_seq={after}")).await;
+            stored.extend(page.each("messages", "content"));
+        }
+        assert_eq!(stored, expected);
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_answered_and_the_connection_lives_on() {
     let app = App::start().await;
     let tenant = app.tenant("t").await;

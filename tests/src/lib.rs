@@ -3,9 +3,11 @@
 mod answer;
 mod app;
 mod caller;
+mod round_robin;
 mod socket;
 
 pub use answer::Answer;
 pub use app::{App, Builder, binary};
 pub use caller::{Caller, Tenant};
+pub use round_robin::RoundRobin;
 pub use socket::{Refused, Socket};

@@ -45,6 +45,10 @@ fn main() -> ExitCode {
         }
     };
     let _flush = logging::start(&config.log);
+    // A connection is an open file, and the usual limit is 1024. Where it cannot be raised, it stays.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "The limit of open files could not be raised");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -18,13 +18,13 @@ const WHY: &str = include_str!("why.md");
 /// Everything that is measured, on one system.
 #[derive(Debug)]
 pub(crate) struct Bench {
-    system: System,
+    pub(crate) system: System,
     /// Sends through the server.
     ours: Tenant,
     /// Sends by pgbench, into rooms of its own.
     theirs: Tenant,
-    runs: usize,
-    duration: Duration,
+    pub(crate) runs: usize,
+    pub(crate) duration: Duration,
     only: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Bench {
     }
 
     /// Runs all cases; the page.
-    pub(crate) async fn run(self) -> String {
+    pub(crate) async fn run(mut self) -> String {
         let before = self.system.memory();
         let mut text = String::new();
         let mut all = Vec::new();
@@ -59,6 +59,9 @@ impl Bench {
         }
         if self.wants("open-loop") {
             text.push_str(&self.open_loop().await);
+        }
+        if self.wants("live") {
+            text.push_str(&self.live(&mut all).await);
         }
         let after = self.system.memory();
         let _ = writeln!(

@@ -2,11 +2,13 @@
 //! `docs/benchmarks.md`. Bounded: some 15 minutes.
 //!
 //! `--quick` runs each case once and short, `--only CASE` one group of them (`sends`, `store`,
-//! `reads`, `neighbours`, `open-loop`); both print and write nothing.
+//! `reads`, `neighbours`, `open-loop`, `live`); both print and write nothing.
 
 mod cases;
+mod live;
 mod load;
 mod report;
+mod sockets;
 mod system;
 mod yardstick;
 

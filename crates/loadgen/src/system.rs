@@ -31,6 +31,7 @@ pub(crate) struct System {
     /// For filling tables.
     pub(crate) sql: Client,
     server: Child,
+    second: Option<Child>,
     _folder: TempDir,
 }
 
@@ -60,11 +61,37 @@ impl System {
         let (sql, connection) = tokio_postgres::connect(&cluster.url(), NoTls).await.expect("a connection");
         #[expect(clippy::disallowed_methods, reason = "ends with the client")]
         tokio::spawn(connection);
-        let system = Self { cluster, address, sql, server, _folder: folder };
+        let system = Self { cluster, address, sql, server, second: None, _folder: folder };
         while system.sql.query_one("select count(*) from tenants", &[]).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         system
+    }
+
+    /// Starts a second server on the same database; where it listens.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub(crate) async fn second_node(&mut self) -> SocketAddr {
+        let (server, address) = serve(&self.cluster.url());
+        self.second = Some(server);
+        // Both know of each other with the next sign of life.
+        tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+        address
+    }
+
+    /// Stops it again.
+    ///
+    /// # Panics
+    ///
+    /// If it does not stop.
+    pub(crate) fn stop_second(&mut self) {
+        if let Some(mut second) = self.second.take() {
+            let stopped = Command::new("kill").arg(second.id().to_string()).status();
+            assert!(stopped.expect("kill runs").success());
+            second.wait().expect("it ends");
+        }
     }
 
     /// The server's resident memory, in MiB.
@@ -74,9 +101,19 @@ impl System {
     /// If the server is gone.
     #[must_use]
     pub(crate) fn memory(&self) -> u64 {
+        self.memory_kib() / 1024
+    }
+
+    /// The same in KiB.
+    ///
+    /// # Panics
+    ///
+    /// If the server is gone.
+    #[must_use]
+    pub(crate) fn memory_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.server.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
     }
 
     /// A tenant with this many rooms, each with [`USERS`] members.
@@ -104,6 +141,27 @@ impl System {
         self.sql.execute(ROOMS, &[id.as_uuid(), &rooms]).await.expect("rooms");
         self.sql.execute(MEMBERS, &[id.as_uuid(), &rooms, &users]).await.expect("members");
         Tenant { id, key: format!("sk_{key_id}{SECRET}") }
+    }
+
+    /// A tenant whose rooms have this many members each, every user in one room only: user 0 to
+    /// `members` - 1 in the first, and so on.
+    ///
+    /// # Panics
+    ///
+    /// If the database fails.
+    pub(crate) async fn crowd(&self, number: u32, rooms: usize, members: usize) -> Tenant {
+        const MEMBERS: &str = "
+            insert into room_members (tenant_id, user_id, room_id, role, joined_at, receipt_at)
+            select $1, 'user' || ((n - 1) * $3::int + u), lpad(to_hex(n), 32, '0')::uuid, 'member', now(), now()
+              from generate_series(1, $2::int) n, generate_series(0, $3::int - 1) u";
+        let tenant = self.tenant(number, rooms).await;
+        let (rooms, members) = (i32::try_from(rooms).expect("few"), i32::try_from(members).expect("few"));
+        let clear = "delete from room_members where tenant_id = $1";
+        self.sql.execute(clear, &[tenant.id.as_uuid()]).await.expect("cleared");
+        self.sql.execute(MEMBERS, &[tenant.id.as_uuid(), &rooms, &members]).await.expect("members");
+        let count = "update rooms set member_count = $2 where tenant_id = $1";
+        self.sql.execute(count, &[tenant.id.as_uuid(), &members]).await.expect("counted");
+        tenant
     }
 
     /// A tenant with a million messages, 1000 in each of its rooms.
@@ -177,6 +235,7 @@ fn serve(database: &str) -> (Child, SocketAddr) {
         .env("LISTEN_ADDR", "127.0.0.1:0")
         .env("MASTER_API_KEY", "the-master-key-of-the-benchmark-server")
         .env("DEFAULT_RATE_LIMIT", "1000000")
+        .env("WS_MAX_CONNECTIONS_PER_USER", "100")
         .stdout(Stdio::piped())
         .spawn()
         .expect("the server is built: cargo build --release -p chatapi");
@@ -191,6 +250,12 @@ fn serve(database: &str) -> (Child, SocketAddr) {
 }
 
 impl Tenant {
+    /// Its key.
+    #[must_use]
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// A request that costs nothing but who asks: the tenant itself.
     #[must_use]
     pub(crate) fn own(&self) -> Bytes {

@@ -74,7 +74,7 @@ pub(crate) struct Inner {
     typing: Typing,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    too_slow: AtomicU64,
+    too_slow: Arc<AtomicU64>,
     pub(crate) reads: AtomicU64,
 }
 
@@ -99,7 +99,7 @@ impl Hub {
             typing: Typing::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
-            too_slow: AtomicU64::new(0),
+            too_slow: Arc::default(),
             reads: AtomicU64::new(0),
             store,
         };
@@ -161,7 +161,7 @@ impl Hub {
         limits: Limits,
         shows_presence: bool,
     ) -> Result<Result<Session, LimitReached>> {
-        let (mailbox, queue) = Mailbox::new(connection_id, tenant, user);
+        let (mailbox, queue) = Mailbox::new(connection_id, tenant, user, self.inner.too_slow.clone());
         if !self.admit(&mailbox, limits) {
             return Ok(Err(LimitReached));
         }
@@ -204,9 +204,6 @@ impl Hub {
         };
         for place in rooms.into_values() {
             self.quit(mailbox, &place.tail);
-        }
-        if mailbox.is_too_slow() {
-            self.inner.too_slow.fetch_add(1, Relaxed);
         }
         self.inner.presence.went(mailbox.tenant_id, &mailbox.user_id);
         let mut tenants = self.users();

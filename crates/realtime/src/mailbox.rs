@@ -1,7 +1,7 @@
 //! Where one session's events wait, and which rooms it is in.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chatapi_domain::{ConnectionId, RoomId, TenantId, UserId};
@@ -27,6 +27,8 @@ pub(crate) struct Mailbox {
     pub(crate) user_id: UserId,
     queue: mpsc::Sender<Arc<Outgoing>>,
     too_slow: AtomicBool,
+    /// How many were too slow, of all.
+    all_too_slow: Arc<AtomicU64>,
     stopped: Notify,
     rooms: Mutex<Entered>,
 }
@@ -53,11 +55,12 @@ impl Mailbox {
         connection_id: ConnectionId,
         tenant_id: TenantId,
         user_id: UserId,
+        all_too_slow: Arc<AtomicU64>,
     ) -> (Arc<Self>, mpsc::Receiver<Arc<Outgoing>>) {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let rooms = Mutex::new(Entered { removed: Some(Vec::new()), ..Entered::default() });
         let (too_slow, stopped) = (AtomicBool::new(false), Notify::new());
-        (Arc::new(Self { connection_id, tenant_id, user_id, queue, too_slow, stopped, rooms }), receiver)
+        (Arc::new(Self { connection_id, tenant_id, user_id, queue, too_slow, all_too_slow, stopped, rooms }), receiver)
     }
 
     /// Puts an event into the queue; false if it did not go there.
@@ -68,7 +71,9 @@ impl Mailbox {
         match self.queue.try_send(outgoing.clone()) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
-                self.too_slow.store(true, Relaxed);
+                if !self.too_slow.swap(true, Relaxed) {
+                    self.all_too_slow.fetch_add(1, Relaxed);
+                }
                 self.stopped.notify_one();
                 false
             }

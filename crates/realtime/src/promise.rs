@@ -249,7 +249,7 @@ impl World {
         }
         self.connections += 1;
         let id = ConnectionId::from_uuid(Uuid::from_u128(self.connections));
-        let (mailbox, queue) = Mailbox::new(id, TENANT, user());
+        let (mailbox, queue) = Mailbox::new(id, TENANT, user(), Arc::default());
         let mut state = self.tail.lock();
         state.listeners.insert(id, mailbox.clone());
         let live_from = (state.seq, state.change);

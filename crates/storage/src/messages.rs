@@ -124,6 +124,12 @@ impl Messages<'_> {
         self.writer.append(self.tenant, new).await
     }
 
+    /// Appends messages of one sender, which become durable in this order; as [`Messages::append`],
+    /// each with a result of its own.
+    pub async fn append_all(&self, news: Vec<NewMessage>) -> Vec<Result<Appended>> {
+        self.writer.append_all(self.tenant, news).await
+    }
+
     /// A page of a room's history.
     ///
     /// # Errors

@@ -142,19 +142,56 @@ impl Writer {
             let outcome = if let Some(claim) = self.direct.claim(queue, tenant, new.room_id) {
                 claim.store(&self.db, &self.feed, &new).await?
             } else {
-                let (back, outcome) = enqueue(queue, tenant, new).await?;
+                let (back, outcome) = answered(queue_up(queue, tenant, new)?).await?;
                 new = back;
                 outcome
             };
-            if let Outcome::Stored { seq, created_at } = outcome {
-                return Ok(Appended { message: stored(new, seq, created_at), created: true });
-            }
-            if let Some(message) = self.explain(tenant, &new).await? {
-                let created = message.message_id == new.message_id;
-                return Ok(Appended { message, created });
+            match self.settle(tenant, new, outcome).await? {
+                Settled::Done(appended) => return Ok(*appended),
+                Settled::Again(back) => new = *back,
             }
         }
         Err(Error::unavailable("the room's members change over and over"))
+    }
+
+    /// Appends messages of one sender; they become durable in this order. They are all queued
+    /// before the first is waited for, so that they share commits.
+    pub(crate) async fn append_all(&self, tenant: TenantId, news: Vec<NewMessage>) -> Vec<Result<Appended>> {
+        let mut results = Vec::with_capacity(news.len());
+        if news.len() == 1 {
+            for new in news {
+                results.push(self.append(tenant, new).await);
+            }
+            return results;
+        }
+        let queued: Vec<_> =
+            news.into_iter().map(|new| queue_up(self.queue_of(tenant, new.room_id), tenant, new)).collect();
+        for answer in queued {
+            results.push(self.finish(tenant, answer).await);
+        }
+        results
+    }
+
+    async fn finish(&self, tenant: TenantId, answer: Result<Answer>) -> Result<Appended> {
+        let (new, outcome) = answered(answer?).await?;
+        match self.settle(tenant, new, outcome).await? {
+            Settled::Done(appended) => Ok(*appended),
+            // What refused it was gone a moment later.
+            Settled::Again(new) => self.append(tenant, *new).await,
+        }
+    }
+
+    async fn settle(&self, tenant: TenantId, new: NewMessage, outcome: Outcome) -> Result<Settled> {
+        if let Outcome::Stored { seq, created_at } = outcome {
+            return Ok(Settled::Done(Box::new(Appended { message: stored(new, seq, created_at), created: true })));
+        }
+        match self.explain(tenant, &new).await? {
+            Some(message) => {
+                let created = message.message_id == new.message_id;
+                Ok(Settled::Done(Box::new(Appended { message, created })))
+            }
+            None => Ok(Settled::Again(Box::new(new))),
+        }
     }
 
     fn queue_of(&self, tenant: TenantId, room: RoomId) -> &Queue {
@@ -200,10 +237,24 @@ impl Writer {
     }
 }
 
-async fn enqueue(queue: &Queue, tenant: TenantId, new: NewMessage) -> Result<(NewMessage, Outcome)> {
-    let start = Instant::now();
+/// What became of a message whose outcome is known.
+enum Settled {
+    Done(Box<Appended>),
+    /// All is well by now: to be sent again.
+    Again(Box<NewMessage>),
+}
+
+/// Where a queued message's outcome comes.
+type Answer = oneshot::Receiver<(NewMessage, Result<Outcome>)>;
+
+fn queue_up(queue: &Queue, tenant: TenantId, new: NewMessage) -> Result<Answer> {
     let (done, answer) = oneshot::channel();
     queue.push(Job { tenant, new, done })?;
+    Ok(answer)
+}
+
+async fn answered(answer: Answer) -> Result<(NewMessage, Outcome)> {
+    let start = Instant::now();
     let answer = answer.await.map_err(|_| Error::unavailable("the message writer ended"));
     count(1, start);
     let (new, outcome) = answer?;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chatapi_auth::{Caller, Credential};
-use chatapi_domain::{MessageId, ReceiptKind, RoomId, Timestamp};
+use chatapi_domain::{MessageId, NewMessage, ReceiptKind, RoomId, Timestamp};
 use chatapi_realtime::{Fetch, MessageView, Since, Sync, Wanted};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::session::{Connection, Done};
+use super::session::{Connection, Done, Work};
 use crate::body;
 use crate::clock;
 use crate::error::{ApiError, Kind};
@@ -36,9 +36,11 @@ pub(super) enum Then {
     /// This is the answer.
     Answer(Option<Bytes>),
     /// The answer comes when this is done.
-    Work(super::session::Work),
+    Work(Work),
     /// Its rooms are read until this sync is done.
     Sync(Sync, Option<Fetch>),
+    /// This message is to be stored.
+    Send(Box<NewMessage>),
 }
 
 /// A command's `request_id`, as far as it can be read: for its answer, whatever that is.
@@ -49,6 +51,16 @@ pub(super) fn request_id(text: &str) -> Option<String> {
     }
     let id = serde_json::from_str::<Id>(text).ok()?.request_id;
     id.filter(|id| id.chars().count() <= MAX_REQUEST_ID)
+}
+
+/// Whether a command sends a message, as far as can be read.
+pub(super) fn is_send(text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: std::borrow::Cow<'a, str>,
+    }
+    serde_json::from_str::<Kind<'_>>(text).is_ok_and(|command| command.kind == "send_message")
 }
 
 #[derive(Deserialize)]
@@ -80,6 +92,11 @@ struct SendCommand {
     meta: Option<Box<RawValue>>,
     client_message_id: Option<String>,
     reply_to: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Sent<'a> {
+    message: MessageView<'a>,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +158,7 @@ impl Connection {
         let fields = envelope.data.as_deref().map_or(text, RawValue::get).as_bytes();
         let answer = |more: Result<Option<Bytes>, ApiError>| more.map(Then::Answer);
         match envelope.kind.as_str() {
-            "send_message" => self.send_message(body::from_json(fields)?, request_id),
+            "send_message" => self.send_message(body::from_json(fields)?),
             "ack" => self.ack(body::from_json(fields)?, request_id),
             "typing.start" | "typing.stop" => {
                 let command: RoomCommand = body::from_json(fields)?;
@@ -185,26 +202,35 @@ impl Connection {
         }
     }
 
-    fn send_message(&self, command: SendCommand, request_id: Option<&str>) -> Result<Then, ApiError> {
-        #[derive(Serialize)]
-        struct Sent<'a> {
-            message: MessageView<'a>,
-        }
+    fn send_message(&self, command: SendCommand) -> Result<Then, ApiError> {
         let SendCommand { room_id, content, meta, client_message_id, reply_to } = command;
         let body = SendBody { content, meta, client_message_id, reply_to };
         let (id, user) = (MessageId::new(clock::now().wall), self.session.user_id().clone());
         let new = body.into_message(id, parse_room(&room_id)?, user, &self.caller.settings)?;
-        let (api, tenant, id) = (self.api.clone(), self.caller.tenant.tenant_id, request_id.map(str::to_owned));
-        Ok(self.to_the_end(async move {
-            let sent = api.store.tenant(tenant).messages().append(new).await.map_err(ApiError::from);
-            let answer = sent.and_then(|sent| {
-                if sent.created {
-                    api.metrics.messages_sent.inc();
-                }
-                ok(id.as_deref(), &Sent { message: (&sent.message).into() })
+        Ok(Then::Send(Box::new(new)))
+    }
+
+    /// Stores messages in the order they were sent in; those that came while the last ones were
+    /// under way go together.
+    pub(super) fn store(&self, queued: Vec<(Option<String>, NewMessage)>) -> Work {
+        let (api, tenant) = (self.api.clone(), self.caller.tenant.tenant_id);
+        let storing = self.api.tasks.spawn(async move {
+            let (ids, news): (Vec<_>, Vec<_>) = queued.into_iter().unzip();
+            let results = api.store.tenant(tenant).messages().append_all(news).await;
+            let answers = ids.into_iter().zip(results).map(|(id, sent)| {
+                let answer = sent.map_err(ApiError::from).and_then(|sent| {
+                    if sent.created {
+                        api.metrics.messages_sent.inc();
+                    }
+                    ok(id.as_deref(), &Sent { message: (&sent.message).into() })
+                });
+                (id, answer)
             });
-            Done::Answer(id, answer)
-        }))
+            answers.collect()
+        });
+        Box::pin(async move {
+            Done::Answers(storing.await.unwrap_or_else(|error| vec![(None, Err(ApiError::internal(error)))]))
+        })
     }
 
     fn ack(&self, command: AckCommand, request_id: Option<&str>) -> Result<Then, ApiError> {
@@ -215,12 +241,15 @@ impl Connection {
         let (room, seq) = (parse_room(&command.room_id)?, command.seq);
         let (api, tenant, id) = (self.api.clone(), self.caller.tenant.tenant_id, request_id.map(str::to_owned));
         let user = self.session.user_id().clone();
-        Ok(self.to_the_end(async move {
+        let moving = self.api.tasks.spawn(async move {
             let receipts = api.store.tenant(tenant).receipts();
             let advanced = receipts.advance(room, &user, seq, kind, clock::now().wall).await.map_err(ApiError::from);
             let view = |positions| PositionsView::new(room, positions);
             Done::Answer(id.clone(), advanced.and_then(|done| ok(id.as_deref(), &view(done.positions))))
-        }))
+        });
+        Ok(Then::Work(Box::pin(async move {
+            moving.await.unwrap_or_else(|error| Done::Answer(None, Err(ApiError::internal(error))))
+        })))
     }
 
     fn refresh(&self, command: RefreshCommand, request_id: Option<&str>) -> Result<Then, ApiError> {
@@ -235,14 +264,6 @@ impl Connection {
             let fresh = fresh.map_err(|denied| ApiError::denied(denied, crate::route::Access::Socket));
             Done::Refreshed(id, fresh.and_then(|fresh| same_user(&caller, fresh)))
         })))
-    }
-
-    /// Work that goes on to its end, though the client may hang up.
-    fn to_the_end(&self, work: impl Future<Output = Done> + Send + 'static) -> Then {
-        let running = self.api.tasks.spawn(work);
-        Then::Work(Box::pin(async move {
-            running.await.unwrap_or_else(|error| Done::Answer(None, Err(ApiError::internal(error))))
-        }))
     }
 }
 

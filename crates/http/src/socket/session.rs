@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chatapi_auth::{Caller, Denied};
-use chatapi_domain::{ConnectionId, UserId};
+use chatapi_domain::{ConnectionId, NewMessage, UserId};
 use chatapi_realtime::{Answer, Fetch, Outgoing, Session, Step, Stop, Sync};
 use chatapi_storage::Result as StoreResult;
 use futures_util::{SinkExt, StreamExt};
@@ -46,6 +46,9 @@ const FIRST_WORD_STEP: Duration = Duration::from_millis(20);
 /// Where nobody can say whether a client may stay, it is asked again after this time.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
 
+/// Messages that one connection may have waiting while others of its own are being stored.
+const MAX_QUEUED: usize = 64;
+
 /// Events written at once.
 const BATCH: usize = 64;
 
@@ -56,10 +59,15 @@ const SPREAD_MS: u128 = 5000;
 pub(super) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 type Check = Pin<Box<dyn Future<Output = Result<Arc<Caller>, Denied>> + Send>>;
 
+/// A command's `request_id` and its answer, if it has one.
+pub(super) type Reply = (Option<String>, Result<Option<Bytes>, ApiError>);
+
 /// What became of it.
 pub(super) enum Done {
-    /// A command was done; its `request_id` and its answer.
+    /// A command was done.
     Answer(Option<String>, Result<Option<Bytes>, ApiError>),
+    /// Messages were stored, or not.
+    Answers(Vec<Reply>),
     /// A token was looked at.
     Refreshed(Option<String>, Result<Arc<Caller>, ApiError>),
     /// A sync has its answer.
@@ -102,8 +110,13 @@ pub(super) struct Connection {
     pub(super) session: Session,
     pub(super) peer: IpAddr,
     socket: Socket,
-    /// The command that is being done: one at a time, and meanwhile none is read.
+    /// The command that is being done: one at a time, in the order they came.
     work: Option<Work>,
+    /// Whether that stores messages: then further ones may be read meanwhile, to be stored together.
+    sending: bool,
+    queued: Vec<(Option<String>, NewMessage)>,
+    /// Another command, read while messages were being stored: its turn is after them.
+    deferred: Option<Utf8Bytes>,
     check: Option<Check>,
     /// When to look whether what let the client in still would.
     check_at: Option<Instant>,
@@ -127,6 +140,9 @@ impl Connection {
             peer,
             socket,
             work: None,
+            sending: false,
+            queued: Vec::new(),
+            deferred: None,
             check: None,
             check_at: None,
             behind: VecDeque::new(),
@@ -151,14 +167,19 @@ impl Connection {
     async fn serve(&mut self) -> Result<std::convert::Infallible, Ended> {
         self.send(connected(self.session.connection_id(), self.session.user_id())).await?;
         let stop = self.api.stop.clone();
+        // Both wait over many turns: begun anew each time, all connections would queue for one lock.
+        let (mut stopping, mut timer) = (pin!(stop.cancelled()), pin!(sleep_until(self.deadline())));
         let mut batch: Vec<Arc<Outgoing>> = Vec::new();
         loop {
-            self.begin_next();
+            self.begin_next().await?;
             let live = self.first_word_by.is_none();
             let deadline = self.deadline();
+            if deadline < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
             // In no fixed order: neither a busy room nor a busy client keeps the other waiting.
             tokio::select! {
-                () = stop.cancelled() => return Err(Ended::Closed(Close::Shutdown)),
+                () = &mut stopping => return Err(Ended::Closed(Close::Shutdown)),
                 received = self.session.receive(&mut batch, BATCH, live) => {
                     received.map_err(|Stop::TooSlow| Ended::Closed(Close::TooSlow))?;
                     self.write(&mut batch).await?;
@@ -167,21 +188,35 @@ impl Connection {
                     }
                 }
                 done = until_done(&mut self.work) => {
-                    self.work = None;
+                    (self.work, self.sending) = (None, false);
                     self.finish(done).await?;
                 }
                 checked = until_done(&mut self.check) => {
                     self.check = None;
                     self.checked(checked)?;
                 }
-                frame = self.socket.next(), if self.work.is_none() => self.hear(frame).await?,
-                () = sleep_until(deadline) => self.tick().await?,
+                frame = self.socket.next(), if self.may_read() => self.hear(frame).await?,
+                () = &mut timer => self.tick().await?,
             }
         }
     }
 
+    fn may_read(&self) -> bool {
+        self.work.is_none() || (self.sending && self.deferred.is_none() && self.queued.len() < MAX_QUEUED)
+    }
+
     /// Begins what was waiting for its turn.
-    fn begin_next(&mut self) {
+    async fn begin_next(&mut self) -> Result<(), Ended> {
+        if self.work.is_none() && !self.queued.is_empty() {
+            let queued = std::mem::take(&mut self.queued);
+            (self.work, self.sending) = (Some(self.store(queued)), true);
+        }
+        if self.work.is_none()
+            && let Some(text) = self.deferred.take()
+            && let Some(answer) = self.hear_command(&text)?
+        {
+            self.send(answer).await?;
+        }
         if self.work.is_none()
             && let Some((room, after_seq, after_change)) = self.behind.pop_front()
         {
@@ -193,6 +228,7 @@ impl Connection {
             let (verifier, caller) = (self.api.verifier.clone(), self.caller.clone());
             self.check = Some(Box::pin(async move { verifier.recheck(&caller, clock::now()).await }));
         }
+        Ok(())
     }
 
     fn deadline(&self) -> Instant {
@@ -264,6 +300,10 @@ impl Connection {
     async fn hear(&mut self, frame: Option<Result<Message, SocketError>>) -> Result<(), Ended> {
         self.heard_at = Instant::now();
         match frame.ok_or(Ended::Gone)?? {
+            Message::Text(text) if self.work.is_some() && !command::is_send(&text) => {
+                self.deferred = Some(text);
+                Ok(())
+            }
             Message::Text(text) => {
                 let answer = self.hear_command(text.as_str())?;
                 // Only now: a sync that comes first holds its rooms before any live event passes.
@@ -305,6 +345,10 @@ impl Connection {
         }
         match self.begin(text, request_id) {
             Ok(Then::Answer(answer)) => Ok(answer),
+            Ok(Then::Send(new)) => {
+                self.queued.push((request_id.map(str::to_owned), *new));
+                Ok(None)
+            }
             Ok(Then::Work(work)) => {
                 self.work = Some(work);
                 Ok(None)
@@ -331,6 +375,7 @@ impl Connection {
 
     async fn finish(&mut self, done: Done) -> Result<(), Ended> {
         let answer = match done {
+            Done::Answers(answers) => return self.send_all(answers).await,
             Done::Answer(request_id, answer) => match answer {
                 Ok(answer) => answer,
                 Err(error) => Some(failed(request_id.as_deref(), &error)),
@@ -356,6 +401,21 @@ impl Connection {
             Some(answer) => self.send(answer).await,
             None => Ok(()),
         }
+    }
+
+    /// Sends the answers to messages that were stored together.
+    async fn send_all(&mut self, answers: Vec<Reply>) -> Result<(), Ended> {
+        let writing = async {
+            for (request_id, answer) in answers {
+                let answer = answer.unwrap_or_else(|error| Some(failed(request_id.as_deref(), &error)));
+                if let Some(answer) = answer {
+                    self.socket.feed(text_frame(answer)).await?;
+                }
+            }
+            self.socket.flush().await
+        };
+        timeout(WRITE_PATIENCE, writing).await.map_err(|_| Ended::Closed(Close::TooSlow))??;
+        Ok(())
     }
 
     /// Sends what a sync has read, and reads on.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use chatapi_domain::access::Actor;
-use chatapi_domain::{Content, HistoryQuery, Order, ReceiptKind, Role, RoomPatch, RoomType};
-use chatapi_storage::{Answer, Begun, Error, FoundTenant, Issuer, Reservation, Ticket};
+use chatapi_domain::{Content, HistoryQuery, Order, ReceiptKind, Role, RoomId, RoomPatch, RoomType, TenantId};
+use chatapi_storage::{Answer, Begun, Error, FoundTenant, Issuer, Reservation, Store, Ticket};
 use chatapi_testkit::Database;
 use secrecy::ExposeSecret;
 use uuid::Uuid;
@@ -82,6 +82,10 @@ async fn no_method_finds_what_is_another_tenants() {
     ask("messages.append");
     not_found(us.messages().append(message(id, "alice", "x")).await);
     not_found(us.messages().append(named(message(id, "alice", "x"), "c-1")).await);
+    ask("messages.append_all");
+    for result in us.messages().append_all(vec![message(id, "alice", "x"), message(id, "alice", "y")]).await {
+        not_found(result);
+    }
     ask("messages.edit");
     not_found(us.messages().edit(id, &alice, sent.message_id, &content, None, now()).await);
     ask("messages.erase");
@@ -111,6 +115,22 @@ async fn no_method_finds_what_is_another_tenants() {
     assert!(matches!(us.idempotency().begin(&request, Uuid::nil(), now()).await, Ok(Begun::Run(_))));
     assert!(matches!(them.idempotency().begin(&request, Uuid::nil(), now()).await, Ok(Begun::Replay(_))));
 
+    presence_and_tokens(&store, theirs, ours, own.room_id, &mut asked).await;
+
+    assert_eq!(asked, methods(), "a method without a line here, or a line without a method");
+    let untouched = them.rooms().get(id, &Actor::Tenant).await.expect("still there");
+    assert_eq!((untouched.member_count, untouched.last_seq, untouched.name), (2, 1, None));
+}
+
+async fn presence_and_tokens(
+    store: &Store,
+    theirs: TenantId,
+    ours: TenantId,
+    own_room: RoomId,
+    asked: &mut BTreeSet<String>,
+) {
+    let (them, us, alice) = (store.tenant(theirs), store.tenant(ours), user("alice"));
+    let mut ask = |method: &str| _ = asked.insert(method.to_owned());
     store.node().arrive(&[(theirs, alice.clone())]).await.expect("noted");
     ask("presence.of");
     let seen = us.presence().of(std::slice::from_ref(&alice)).await.expect("asked");
@@ -118,7 +138,7 @@ async fn no_method_finds_what_is_another_tenants() {
     assert!(them.presence().of(std::slice::from_ref(&alice)).await.expect("asked")[0].online);
     ask("presence.rooms_of");
     let shared = us.presence().rooms_of(std::slice::from_ref(&alice), 500).await.expect("asked");
-    assert!(shared.iter().all(|(_, room)| *room == own.room_id));
+    assert!(shared.iter().all(|(_, room)| *room == own_room));
     ask("tokens.revoke");
     them.tokens().revoke(Some(&alice), now()).await.expect("revoked");
     us.tokens().revoke(None, now()).await.expect("revoked");
@@ -138,8 +158,4 @@ async fn no_method_finds_what_is_another_tenants() {
     not_found(us.tokens().use_ticket([7; 32], now()).await);
     assert_eq!(them.tokens().use_ticket([7; 32], now()).await.expect("there"), ticket);
     not_found(them.tokens().use_ticket([7; 32], now()).await);
-
-    assert_eq!(asked, methods(), "a method without a line here, or a line without a method");
-    let untouched = them.rooms().get(id, &Actor::Tenant).await.expect("still there");
-    assert_eq!((untouched.member_count, untouched.last_seq, untouched.name), (2, 1, None));
 }
