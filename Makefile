@@ -5,7 +5,7 @@ CARGO ?= cargo
 WITH_POSTGRES = target/debug/with-postgres
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help run build test test-slow lint layers bench bench-pure bench-once doc example clean setup
+.PHONY: help run build test test-slow lint layers bench bench-pure bench-once doc example clean setup setup-bench setup-slow
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ else
 	$(WITH_POSTGRES) $(CARGO) test --workspace --tests -- --skip slow::
 endif
 
-test-slow: setup ## Runs the tests that kill real processes
+test-slow: setup-slow ## Runs the tests that kill real processes, and those in a browser (some 3 minutes)
 	$(CARGO) build --workspace --all-targets
 ifeq ($(NEXTEST),yes)
 	$(WITH_POSTGRES) $(CARGO) nextest run --workspace -E 'test(/^slow::/)'
@@ -45,7 +45,7 @@ example: setup ## Runs the embedding example on a throw-away PostgreSQL
 	$(CARGO) build -p chatapi-testkit -p chatapi-storage --bins --examples
 	$(WITH_POSTGRES) target/debug/examples/embed
 
-bench: setup ## Measures, and writes docs/benchmarks.md (some 15 minutes)
+bench: setup-bench ## Measures, and writes docs/benchmarks.md (some 15 minutes)
 	$(CARGO) build --release -p chatapi -p chatapi-loadgen
 	target/release/bench
 
@@ -64,6 +64,13 @@ clean: ## Removes what was built; the database in ./data stays
 
 setup:
 	@.ci/setup
+
+setup-bench:
+	@.ci/setup
+	@.ci/setup bench
+
+setup-slow:
+	@.ci/setup slow
 
 .env:
 	@umask 077; printf 'MASTER_API_KEY=%s\n' "$$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" > .env

@@ -72,7 +72,7 @@ impl Bench {
         format!(
             "# Benchmarks\n\nWritten by `make bench`. Server, load and PostgreSQL (`fsync`, `synchronous_commit`, \
              `full_page_writes` on) together on one machine: {}.\n\nMedians of {} alternated runs of {} s after a \
-             warm-up; HTTP with keep-alive on loopback; bodies of 100 bytes, rooms of 20 members. pgbench \
+             warm-up; HTTP with keep-alive on loopback, from wrk (one thread; at fixed rates from a generator of our own); bodies of 100 bytes, rooms of 20 members. pgbench \
              (`-M prepared -j 1`) runs the very statement that the server runs for one message, with the same \
              session settings, and has no HTTP to do. Latencies in milliseconds. The machine is noisy: read the \
              ratios.\n\n## Goals\n\n{}\n{WHY}\n{text}",
@@ -98,7 +98,7 @@ impl Bench {
         requests: Vec<Bytes>,
         rate: Option<f64>,
     ) -> Outcome {
-        let warm_up = Duration::from_millis(500);
+        let warm_up = Duration::from_secs(1);
         let load = Load { address, connections, warm_up, duration: self.duration, requests, rate };
         tokio::task::spawn_blocking(move || load.run()).await.expect("the load runs")
     }

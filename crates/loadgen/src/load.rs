@@ -1,9 +1,12 @@
 //! HTTP load over keep-alive connections, bounded in count and time.
 //!
-//! Requests are bytes made beforehand and answers are read as far as they must be, so that the
-//! load takes as little of the machine as it can from what it measures.
+//! As fast as the answers come it is made by wrk; at a fixed rate, which wrk cannot do, by a small
+//! generator of our own. Requests are bytes made beforehand, so that the load takes as little of
+//! the machine as it can from what it measures.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -77,12 +80,50 @@ impl Load {
     /// If a connection cannot be made or breaks: a run with errors of that kind measures nothing.
     #[must_use]
     pub(crate) fn run(&self) -> Outcome {
+        if self.rate.is_none() {
+            return self.wrk();
+        }
         let load = self.clone();
         let running = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             LocalSet::new().block_on(&runtime, load.drive())
         });
         running.join().expect("the load runs")
+    }
+
+    /// Runs wrk, warmed up first, with one thread, as our own generator has.
+    fn wrk(&self) -> Outcome {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (requests, script) = (folder.path().join("requests"), folder.path().join("load.lua"));
+        let mut file = std::fs::File::create(&requests).expect("a file");
+        for request in &self.requests {
+            // The length first, so that the bytes need no mark.
+            writeln!(file, "{}", request.len()).expect("written");
+            file.write_all(request).expect("written");
+        }
+        std::fs::write(&script, include_str!("wrk.lua")).expect("written");
+        let run = |seconds: u64| {
+            let mut command = Command::new("wrk");
+            command.args(["-t", "1", "-c", &self.connections.to_string(), "-d", &format!("{seconds}s")]);
+            command.args(["--timeout", "10s", "-s"]).arg(&script).arg(format!("http://{}", self.address));
+            command.arg("--").arg(&requests);
+            let output = command.output().expect("wrk is installed: .ci/setup bench");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{said}");
+            said
+        };
+        run(self.warm_up.as_secs().max(1));
+        let said = run(self.duration.as_secs().max(1));
+        let line = said.lines().find_map(|line| line.strip_prefix("outcome ")).expect("our script's line");
+        let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().expect("a number")).collect();
+        let [requests, micros, bad, broken, quantiles @ ..] = numbers.as_slice() else { panic!("{line}") };
+        assert_eq!(*broken, 0, "connections broke: {said}");
+        let mut latency = histogram();
+        // Each of these is the latency of as many answers as the others.
+        for micros in quantiles {
+            latency.saturating_record((*micros).max(1));
+        }
+        Outcome { good: requests - bad, bad: *bad, elapsed: Duration::from_micros(*micros), latency }
     }
 
     async fn drive(self) -> Outcome {

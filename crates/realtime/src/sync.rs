@@ -223,8 +223,12 @@ impl Sync {
         let Some(room) = self.rooms.front_mut() else { return };
         let cursor = cursors.of(room.room_id);
         for change in changes {
-            // A message that was not sent yet will be sent as it is then.
-            if !cursor.changes.contains(change.change) && change.message.seq <= room.at_seq {
+            if change.message.seq > room.at_seq {
+                // Its message comes live, and this after it; or both were left out, and are read.
+                room.changes_done = true;
+                return;
+            }
+            if !cursor.changes.contains(change.change) {
                 events.push(event::change(change));
                 room.sent += 1;
                 self.sent += 1;

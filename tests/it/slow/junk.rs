@@ -36,11 +36,11 @@ fn frame(opcode: u8, payload: &[u8], random: &mut Random) -> Vec<u8> {
     match payload.len() {
         length @ 0..126 => bytes.push(0x80 | u8::try_from(length).expect("small")),
         length @ 126..65_536 => {
-            bytes.push(0x80 | 126);
+            bytes.push(0xfe);
             bytes.extend(u16::try_from(length).expect("fits").to_be_bytes());
         }
         length => {
-            bytes.push(0x80 | 127);
+            bytes.push(0xff);
             bytes.extend((length as u64).to_be_bytes());
         }
     }
@@ -176,7 +176,7 @@ async fn a_byte_a_second_keeps_no_connection_open_for_ever() {
         () = dripping => {}
     }
 
-    assert!(start.elapsed() < Duration::from_secs(120), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_mins(2), "{:?}", start.elapsed());
     assert!(heard.windows(7).any(|window| window == b"no pong"), "closed with 4009");
     let waiting = Instant::now();
     while open_sockets(&app).await > 0 {
@@ -203,7 +203,7 @@ async fn a_client_that_reads_nothing_is_closed_as_too_slow_and_loses_nothing_aft
             sent += 1;
         }
         sender.ask(json!({"type": "ping"})).await;
-        assert!(start.elapsed() < Duration::from_secs(60), "after {sent} it is still not too slow");
+        assert!(start.elapsed() < Duration::from_mins(1), "after {sent} it is still not too slow");
     }
     let mut heard = Vec::new();
     timeout(Duration::from_secs(20), slow.read_to_end(&mut heard)).await.expect("it is closed").expect("in order");
