@@ -77,8 +77,8 @@ pub(crate) struct OfTenant {
 }
 
 impl OfTenant {
-    pub(crate) fn outdate(&self, now: Moment) {
-        self.stale_before.fetch_max(now.monotonic, Relaxed);
+    pub(crate) fn outdate(&self, since: u64) {
+        self.stale_before.fetch_max(since, Relaxed);
     }
 
     pub(crate) fn stale_before(&self) -> u64 {

@@ -111,6 +111,12 @@ impl Verifier {
             return Ok(known);
         }
         let _lookup = self.inner.lookups.acquire().await.map_err(|error| Denied::Unavailable(Arc::new(error)))?;
+        // Many ask at once when something has changed: the first ones have read it for the rest.
+        if let Some(known) = self.inner.tenants.get(&tenant).await
+            && !self.is_stale(known.read_at, &known.shared, now)
+        {
+            return Ok(known);
+        }
         let found = self.inner.store.tenants().find(tenant).await;
         let found = found.map_err(|error| Denied::Unavailable(Arc::new(error)))?.ok_or(Denied::Gone)?;
         let known = Arc::new(KnownTenant {

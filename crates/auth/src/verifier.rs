@@ -109,7 +109,7 @@ impl Verifier {
         while let Some(signal) = told.next().await {
             match &*signal {
                 Signal::Fact { tenant_id, fact: Fact::TenantChanged | Fact::TokensRevoked { .. } } => {
-                    self.outdate(*tenant_id, now());
+                    self.outdate(*tenant_id, now().monotonic);
                 }
                 Signal::Missed => _ = self.inner.stale_before.fetch_max(now().monotonic, Ordering::Relaxed),
                 Signal::Fact { .. } | Signal::Position(_) | Signal::Stored { .. } | Signal::Changed { .. } => {}
@@ -119,8 +119,10 @@ impl Verifier {
 
     /// Reads again what is known of a tenant, its keys and users, before it is next used: at once
     /// on the node that changed it.
-    pub fn outdate(&self, tenant: TenantId, now: Moment) {
-        self.shared(tenant).outdate(now);
+    ///
+    /// `since` is of the clock of [`Moment::monotonic`].
+    pub fn outdate(&self, tenant: TenantId, since: u64) {
+        self.shared(tenant).outdate(since);
     }
 
     pub(crate) fn shared(&self, tenant: TenantId) -> Arc<OfTenant> {

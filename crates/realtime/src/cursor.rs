@@ -79,7 +79,7 @@ impl Cursors {
                 cursor.changes.take(*change)
             }
             Outgoing::Other(_) => true,
-            Outgoing::CatchUp { .. } | Outgoing::Recheck => false,
+            Outgoing::CatchUp { .. } | Outgoing::Recheck { .. } => false,
         }
     }
 

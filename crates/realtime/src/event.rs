@@ -1,5 +1,7 @@
 //! Events as they go over the wire: encoded once, whatever the audience.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use chatapi_domain::{Change, Message, MessageId, ReceiptKind, Role, Room, RoomId, UserId};
 use serde::Serialize;
@@ -39,7 +41,10 @@ pub enum Outgoing {
         after_change: i64,
     },
     /// What let the session in may do so no more.
-    Recheck,
+    Recheck {
+        /// What was known before this moment may be wrong.
+        since: Instant,
+    },
 }
 
 /// `{"type": kind, …}` and the fields of `view`.

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use chatapi_domain::access::Actor;
 use chatapi_domain::{ConnectionId, Fact, Place, Role, Room, RoomId, TenantId, UserId};
@@ -56,7 +57,7 @@ impl Hub {
     }
 
     fn recheck(&self, tenant: TenantId, user: Option<&UserId>) {
-        let recheck = Arc::new(Outgoing::Recheck);
+        let recheck = Arc::new(Outgoing::Recheck { since: Instant::now() });
         let tenants = self.users();
         let Some(of_tenant) = tenants.get(&tenant) else { return };
         let concerned = of_tenant.users.iter().filter(|(id, _)| user.is_none_or(|user| user == *id));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use chatapi_domain::{ConnectionId, Fact, Place, RoomId, TenantId, UserId};
 use chatapi_storage::{Result, Signal, Store, Subscription};
@@ -360,7 +361,7 @@ impl Hub {
         if mailboxes.is_empty() {
             return;
         }
-        let recheck = Arc::new(Outgoing::Recheck);
+        let recheck = Arc::new(Outgoing::Recheck { since: Instant::now() });
         for mailbox in &mailboxes {
             mailbox.offer(&recheck);
         }

@@ -27,7 +27,7 @@ fn target(call: &Call) -> Result<(TenantId, usize), ApiError> {
 
 /// The tenant's state is read anew from now on, here at once.
 fn outdate(call: &Call, tenant: TenantId) {
-    call.api.verifier.outdate(tenant, crate::clock::now());
+    call.api.verifier.outdate(tenant, crate::clock::now().monotonic);
 }
 
 /// `GET …/keys`

@@ -121,7 +121,7 @@ pub(crate) async fn update_own(call: Call) -> Result<Reply, ApiError> {
 async fn patch(call: &Call, tenant: TenantId, patch: TenantPatch) -> Result<Reply, ApiError> {
     let changed = call.api.store.tenants().update(tenant, &patch).await?;
     // Here at once; elsewhere as soon as it is told.
-    call.api.verifier.outdate(tenant, crate::clock::now());
+    call.api.verifier.outdate(tenant, crate::clock::now().monotonic);
     Reply::ok(&TenantView::new(&changed, call.api.verifier.defaults()))
 }
 
@@ -129,7 +129,7 @@ async fn patch(call: &Call, tenant: TenantId, patch: TenantPatch) -> Result<Repl
 pub(crate) async fn delete(call: Call) -> Result<Reply, ApiError> {
     let tenant = call.id(0, "Tenant")?;
     call.api.store.tenants().delete(tenant).await?;
-    call.api.verifier.outdate(tenant, crate::clock::now());
+    call.api.verifier.outdate(tenant, crate::clock::now().monotonic);
     Reply::json(StatusCode::ACCEPTED, &json!({ "status": "deleting" }))
 }
 

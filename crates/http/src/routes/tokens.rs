@@ -54,7 +54,7 @@ pub(crate) async fn revoke(call: Call) -> Result<Reply, ApiError> {
     let user = body.user_id.map(|user| UserId::parse("user_id", user)).transpose()?;
     call.store()?.tokens().revoke(user.as_ref(), call.now()).await?;
     // Here at once; elsewhere as soon as it is told.
-    call.api.verifier.outdate(call.caller()?.tenant.tenant_id, crate::clock::now());
+    call.api.verifier.outdate(call.caller()?.tenant.tenant_id, crate::clock::now().monotonic);
     Ok(Reply::no_content())
 }
 

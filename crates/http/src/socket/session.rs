@@ -270,7 +270,10 @@ impl Connection {
                     Outgoing::CatchUp { room_id, after_seq, after_change } => {
                         self.behind.push_back((*room_id, *after_seq, *after_change));
                     }
-                    Outgoing::Recheck => self.check_at = Some(Instant::now()),
+                    Outgoing::Recheck { since } => {
+                        self.api.verifier.outdate(self.caller.tenant.tenant_id, clock::monotonic(*since));
+                        self.check_at = Some(Instant::now());
+                    }
                     Outgoing::Message { text, .. } | Outgoing::Change { text, .. } | Outgoing::Other(text) => {
                         if self.session.passes(&outgoing) {
                             self.socket.feed(text_frame(text.clone())).await?;
