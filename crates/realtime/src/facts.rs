@@ -22,6 +22,17 @@ const PRESENCE_UP_TO: i32 = 500;
 /// How often a look into the database is tried.
 const TRIES: u32 = 3;
 
+/// What must be done in its turn: it changes who follows a room.
+#[derive(Debug)]
+pub(crate) enum Duty {
+    /// A fact is to be told.
+    Tell(TenantId, Fact),
+    /// Sessions are to be put into the rooms they belong in.
+    EnterAgain(Vec<Arc<Mailbox>>),
+    /// Rooms that changed, or went, are to be told of.
+    LookAgain,
+}
+
 impl Hub {
     /// Tells what can be told at once; false if the fact is to be worked on in its turn.
     pub(crate) fn told_at_once(&self, tenant: TenantId, fact: &Fact) -> bool {
@@ -71,13 +82,13 @@ impl Hub {
     }
 }
 
-/// Works on facts as they come, for ever.
-pub(crate) async fn work(hub: Hub, mut facts: mpsc::Receiver<(TenantId, Fact)>) {
-    while let Some((tenant, fact)) = facts.recv().await {
+/// Does duties as they come, for ever.
+pub(crate) async fn work(hub: Hub, mut duties: mpsc::Receiver<Duty>) {
+    while let Some(duty) = duties.recv().await {
         let mut tries = 0;
-        while let Err(error) = work_on(&hub, tenant, &fact).await {
+        while let Err(error) = work_on(&hub, &duty).await {
             tries += 1;
-            tracing::debug!(%error, tries, "A fact could not be told");
+            tracing::debug!(%error, tries, "A duty could not be done");
             if tries == TRIES {
                 // Whoever follows too much or too little is put right when the database is back:
                 // its connection is cut, and after that everything is read again.
@@ -87,7 +98,15 @@ pub(crate) async fn work(hub: Hub, mut facts: mpsc::Receiver<(TenantId, Fact)>) 
     }
 }
 
-async fn work_on(hub: &Hub, tenant: TenantId, fact: &Fact) -> Result<()> {
+async fn work_on(hub: &Hub, duty: &Duty) -> Result<()> {
+    match duty {
+        Duty::Tell(tenant, fact) => tell(hub, *tenant, fact).await,
+        Duty::EnterAgain(mailboxes) => enter_again(hub, mailboxes).await,
+        Duty::LookAgain => look_again(hub).await,
+    }
+}
+
+async fn tell(hub: &Hub, tenant: TenantId, fact: &Fact) -> Result<()> {
     match fact {
         Fact::RoomCreated { room_id, user_ids } => created(hub, tenant, *room_id, user_ids).await,
         Fact::RoomUpdated { room_id } => updated(hub, tenant, *room_id).await,
@@ -227,35 +246,33 @@ async fn presence(hub: &Hub, tenant: TenantId, users: &[UserId], online: bool) -
 }
 
 /// Puts sessions into the rooms they belong in, and out of those they do not, after facts were
-/// lost.
-pub(crate) async fn enter_again(hub: &Hub, mailboxes: Vec<Arc<Mailbox>>) {
+/// lost, or where somebody was taken out of a room at once and may be back.
+async fn enter_again(hub: &Hub, mailboxes: &[Arc<Mailbox>]) -> Result<()> {
     for mailbox in mailboxes {
         let known: HashSet<RoomId> = {
             let entered = mailbox.entered();
+            if entered.removed.is_some() || entered.closed {
+                // It reads its rooms itself at this moment, or needs none any more.
+                continue;
+            }
             entered.rooms.iter().filter(|(_, place)| place.member).map(|(room, _)| *room).collect()
         };
-        let places = match hub.store().tenant(mailbox.tenant_id).rooms().places(&mailbox.user_id).await {
-            Ok(places) => places,
-            // The connection is cut again; what comes after that does this too.
-            Err(error) => return tracing::debug!(%error, "Rooms could not be read again"),
-        };
+        let places = hub.store().tenant(mailbox.tenant_id).rooms().places(&mailbox.user_id).await?;
         let now: HashSet<RoomId> = places.iter().map(|place| place.room_id).collect();
         for room in known.difference(&now) {
-            hub.leave(&mailbox, *room);
+            hub.leave(mailbox, *room);
             mailbox.offer(&Arc::new(Outgoing::Other(event::member_removed(*room, &mailbox.user_id))));
         }
         for place in places.iter().filter(|place| !known.contains(&place.room_id)) {
             // From where messages have reached the user: that is where a new member begins.
-            hub.enter(&mailbox, place, true, Some((place.delivered_seq, place.last_change)));
+            hub.enter(mailbox, place, true, Some((place.delivered_seq, place.last_change)));
             if let (Ok(Some(room)), Some(role)) = (room(hub, mailbox.tenant_id, place.room_id).await, place.role) {
                 let users = std::slice::from_ref(&mailbox.user_id);
                 mailbox.offer(&Arc::new(Outgoing::Other(event::members_added(&room, users, role))));
             }
         }
     }
-    if let Err(error) = look_again(hub).await {
-        tracing::debug!(%error, "Rooms could not be compared");
-    }
+    Ok(())
 }
 
 /// Tells of rooms that changed, or went, after facts were lost.

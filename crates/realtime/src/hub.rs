@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use chatapi_domain::{ConnectionId, Fact, Place, RoomId, TenantId, UserId};
+use chatapi_domain::{ConnectionId, Place, RoomId, TenantId, UserId};
 use chatapi_storage::{Result, Signal, Store, Subscription};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::Outgoing;
-use crate::facts;
+use crate::facts::{self, Duty};
 use crate::mailbox::{Mailbox, Place as Entry};
 use crate::presence::Presence;
 use crate::session::Session;
@@ -26,8 +26,8 @@ const SHARDS: usize = 32;
 /// Tails that read at the same time: the pool is for requests too.
 const READERS: usize = 4;
 
-/// Facts that wait to be worked on; while there are so many, nothing else is heard.
-const FACTS: usize = 1024;
+/// Duties that wait to be done; while there are so many, nothing else is heard.
+const DUTIES: usize = 1024;
 
 /// What a tenant and a user may have at most.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +71,8 @@ pub(crate) struct Inner {
     /// New tails: they may have missed what happened while they were made.
     pub(crate) fresh: Mutex<Vec<RoomKey>>,
     pub(crate) compare: Notify,
+    /// What changes who follows a room, one after the other.
+    duties: mpsc::Sender<Duty>,
     pub(crate) presence: Presence,
     typing: Typing,
     pub(crate) tasks: TaskTracker,
@@ -90,12 +92,14 @@ impl Hub {
     #[must_use]
     pub fn start(store: Store, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let subscription = store.feed().subscribe();
+        let (duties, worker) = mpsc::channel(DUTIES);
         let inner = Inner {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             users: Mutex::default(),
             readers: Semaphore::new(READERS),
             fresh: Mutex::default(),
             compare: Notify::new(),
+            duties,
             presence: Presence::default(),
             typing: Typing::default(),
             tasks: tasks.clone(),
@@ -105,9 +109,8 @@ impl Hub {
             store,
         };
         let hub = Self { inner: Arc::new(inner) };
-        let (facts, worker) = mpsc::channel(FACTS);
         let until_stop = || stop.clone();
-        tasks.spawn(until_stop().run_until_cancelled_owned(hub.clone().listen(subscription, facts)));
+        tasks.spawn(until_stop().run_until_cancelled_owned(hub.clone().listen(subscription)));
         tasks.spawn(until_stop().run_until_cancelled_owned(facts::work(hub.clone(), worker)));
         tasks.spawn(until_stop().run_until_cancelled_owned(hub.clone().keep_comparing()));
         tasks.spawn(until_stop().run_until_cancelled_owned(hub.clone().keep_presence()));
@@ -296,11 +299,21 @@ impl Hub {
     }
 
     /// Stops at once to send a user what happens in a room: before whoever removed it is told that
-    /// it is done. The others learn of it by the feed.
-    pub fn cut(&self, tenant: TenantId, room: RoomId, user: &UserId) {
-        for mailbox in self.mailboxes(tenant, user) {
-            self.leave(&mailbox, room);
+    /// it is done. The others learn of it by the feed. Should the user be back already, that is
+    /// looked up in its turn.
+    pub async fn cut(&self, tenant: TenantId, room: RoomId, user: &UserId) {
+        let mailboxes = self.mailboxes(tenant, user);
+        for mailbox in &mailboxes {
+            self.leave(mailbox, room);
         }
+        if !mailboxes.is_empty() {
+            self.oblige(Duty::EnterAgain(mailboxes)).await;
+        }
+    }
+
+    async fn oblige(&self, duty: Duty) {
+        // An error says that the hub has stopped.
+        let _ = self.inner.duties.send(duty).await;
     }
 
     pub(crate) fn mailboxes(&self, tenant: TenantId, user: &UserId) -> Vec<Arc<Mailbox>> {
@@ -308,7 +321,7 @@ impl Hub {
         tenants.get(&tenant).and_then(|tenant| tenant.users.get(user)).cloned().unwrap_or_default()
     }
 
-    async fn listen(self, mut subscription: Subscription, facts: mpsc::Sender<(TenantId, Fact)>) {
+    async fn listen(self, mut subscription: Subscription) {
         while let Some(signal) = subscription.next().await {
             match &*signal {
                 Signal::Stored { messages } => {
@@ -332,14 +345,11 @@ impl Hub {
                     }
                 }
                 Signal::Fact { tenant_id, fact } => {
-                    if !self.users().contains_key(tenant_id) || self.told_at_once(*tenant_id, fact) {
-                        continue;
-                    }
-                    if facts.send((*tenant_id, fact.clone())).await.is_err() {
-                        return;
+                    if self.users().contains_key(tenant_id) && !self.told_at_once(*tenant_id, fact) {
+                        self.oblige(Duty::Tell(*tenant_id, fact.clone())).await;
                     }
                 }
-                Signal::Missed => self.missed(),
+                Signal::Missed => self.missed().await,
             }
         }
     }
@@ -352,7 +362,7 @@ impl Hub {
     }
 
     /// Signals were lost: everything that was told and not kept is found out anew.
-    fn missed(&self) {
+    async fn missed(&self) {
         self.inner.presence.announce_again();
         let mailboxes: Vec<_> = {
             let tenants = self.users();
@@ -365,8 +375,8 @@ impl Hub {
         for mailbox in &mailboxes {
             mailbox.offer(&recheck);
         }
-        let hub = self.clone();
-        self.inner.tasks.spawn(async move { facts::enter_again(&hub, mailboxes).await });
+        self.oblige(Duty::EnterAgain(mailboxes)).await;
+        self.oblige(Duty::LookAgain).await;
     }
 
     pub(crate) fn typing(&self, tenant: TenantId, room: RoomId, user: &UserId, started: bool) {

@@ -69,7 +69,7 @@ pub(crate) async fn update(call: Call) -> Result<Reply, ApiError> {
 pub(crate) async fn remove(call: Call) -> Result<Reply, ApiError> {
     let (room, user) = (call.id(0, "Room")?, call.member(1)?);
     call.store()?.members().remove(room, &call.actor()?, &user, call.now()).await?;
-    call.api.hub.cut(call.caller()?.tenant.tenant_id, room, &user);
+    call.api.hub.cut(call.caller()?.tenant.tenant_id, room, &user).await;
     Ok(Reply::no_content())
 }
 
@@ -85,6 +85,6 @@ pub(crate) async fn join(call: Call) -> Result<Reply, ApiError> {
 pub(crate) async fn leave(call: Call) -> Result<Reply, ApiError> {
     let (user, room) = (call.user()?, call.id(0, "Room")?);
     call.store()?.members().remove(room, &Actor::User(user.clone()), &user, call.now()).await?;
-    call.api.hub.cut(call.caller()?.tenant.tenant_id, room, &user);
+    call.api.hub.cut(call.caller()?.tenant.tenant_id, room, &user).await;
     Ok(Reply::no_content())
 }
