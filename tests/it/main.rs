@@ -15,3 +15,4 @@ mod receipts;
 mod rooms;
 mod slow;
 mod socket;
+mod tenants;

@@ -64,3 +64,32 @@ async fn a_request_that_fails_to_authenticate_is_not_charged() {
 
     assert_eq!(tenant.backend().get("/tenant").await.header("x-ratelimit-remaining"), "1");
 }
+
+#[tokio::test]
+async fn two_nodes_share_a_tenants_limit() {
+    let one = App::start().await;
+    let two = one.second_node().await;
+    two.ready().await;
+    let tenant = one.tenant_with("t", json!({"rate_limit": 20, "rate_burst": 20})).await;
+    let there = tenant.through(&two);
+    // Each knows of the other with its next sign of life.
+    let start = Instant::now();
+    loop {
+        let metrics = [one.get("/metrics").await.text, two.get("/metrics").await.text];
+        if metrics.iter().all(|text| text.contains("chatapi_nodes 2")) {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10));
+        sleep(Duration::from_millis(100)).await;
+    }
+
+    let (start, mut passed) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(3) {
+        for node in [&tenant, &there] {
+            passed += u32::from(node.backend().get("/tenant").await.status == 200);
+        }
+    }
+
+    // A full bucket, and what flowed in; the time is a little longer than what we count.
+    assert!((60..=95).contains(&passed), "{passed} of 80 passed");
+}

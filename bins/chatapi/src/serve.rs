@@ -72,6 +72,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let verifier = Verifier::new(store.clone(), config.master, config.defaults, tasks.clone());
     tasks
         .spawn(stop.clone().run_until_cancelled_owned(verifier.clone().follow(store.feed().told(), chatapi_http::now)));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(verifier.clone().keep_noting()));
     let hub_tasks = TaskTracker::new();
     let hub = Hub::start(store.clone(), &hub_tasks, &hub_stop);
     let api_options = ApiOptions { trusted_proxies: config.trusted_proxies, metrics_token: config.metrics_token };

@@ -61,10 +61,11 @@ impl Credential {
 }
 
 impl Caller {
-    /// Charges the tenant for one request. The bucket is one for all its keys and tokens.
+    /// Charges the tenant for one request. The bucket is one for all its keys and tokens; of
+    /// several `nodes` each has its share.
     #[must_use]
-    pub fn charge(&self, now: Moment) -> Verdict {
-        self.shared.bucket.take(self.settings.rate, now.monotonic)
+    pub fn charge(&self, nodes: usize, now: Moment) -> Verdict {
+        self.shared.bucket.take(self.settings.rate.shared_by(nodes), now.monotonic)
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use chatapi_domain::{Defaults, Fact, KeyId, TenantId, TenantStatus, UserId};
+use chatapi_domain::{Defaults, Fact, KeyId, TenantId, TenantStatus, Timestamp, UserId};
 use chatapi_storage::{FoundKey, Signal, Store, Told};
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
@@ -30,6 +30,9 @@ const FRESH: u64 = 15_000_000_000;
 /// An entry older than this is not used while nothing is told.
 const FRESH_WHEN_DEAF: u64 = 500_000_000;
 
+/// How often it is noted when keys were last used.
+const NOTE: Duration = Duration::from_secs(5);
+
 /// Tenants and users remembered for checking tokens.
 const MAX_USERS: u64 = 100_000;
 
@@ -46,6 +49,9 @@ struct Known {
     secret_hash: String,
     read_at: u64,
     refreshing: AtomicBool,
+    /// When it last let somebody in, and when that was last noted; microseconds of the time of day.
+    used_at: AtomicI64,
+    noted_at: AtomicI64,
     /// Held by the one who reads it again; the others wait for that.
     reading: tokio::sync::Mutex<()>,
 }
@@ -187,7 +193,31 @@ impl Verifier {
         }
         match known.caller.credential.expires_at() {
             Some(expiry) if expiry <= now.wall => Err(Denied::Invalid("key expired")),
-            _ => Ok(known.caller.clone()),
+            _ => {
+                known.used_at.store(now.wall.as_micros(), Ordering::Relaxed);
+                Ok(known.caller.clone())
+            }
+        }
+    }
+
+    /// Notes when keys were last used, for ever: a request itself writes nothing.
+    pub async fn keep_noting(self) {
+        loop {
+            tokio::time::sleep(NOTE).await;
+            let mut used = Vec::new();
+            for (_, known) in &self.inner.known {
+                let at = known.used_at.load(Ordering::Relaxed);
+                if let Credential::Key { key_id, .. } = &known.caller.credential
+                    && known.noted_at.swap(at, Ordering::Relaxed) < at
+                {
+                    used.push((known.caller.tenant.tenant_id, key_id.clone(), Timestamp::from_micros(at)));
+                }
+            }
+            if !used.is_empty()
+                && let Err(error) = self.inner.store.keys().used(&used).await
+            {
+                tracing::debug!(%error, "When keys were used could not be noted");
+            }
         }
     }
 
@@ -301,6 +331,8 @@ impl Verifier {
             secret_hash: key.secret_hash,
             read_at: now.monotonic,
             refreshing: AtomicBool::new(false),
+            used_at: AtomicI64::new(now.wall.as_micros()),
+            noted_at: AtomicI64::new(0),
             reading: tokio::sync::Mutex::default(),
         }))
     }

@@ -21,6 +21,14 @@ impl Rate {
         Self { per_second: per_second.max(1), burst: burst.max(1) }
     }
 
+    /// What each of `nodes` may let through, so that all of them together keep to this rate; each at
+    /// least one a second.
+    #[must_use]
+    pub fn shared_by(self, nodes: usize) -> Self {
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
+        Self::new(self.per_second / nodes, self.burst.div_ceil(nodes))
+    }
+
     /// How many requests a full bucket lets through at once.
     #[must_use]
     pub const fn burst(self) -> u32 {
@@ -118,6 +126,13 @@ mod tests {
         assert_eq!(first[3].full_nanos, 3 * SECOND / 10);
         assert!(!bucket.peek(rate, now + SECOND / 10 - 1).allowed);
         assert!(bucket.take(rate, now + SECOND / 10).allowed);
+    }
+
+    #[test]
+    fn nodes_share_a_rate() {
+        assert_eq!(Rate::new(100, 30).shared_by(3), Rate::new(33, 10));
+        assert_eq!(Rate::new(2, 2).shared_by(5), Rate::new(1, 1));
+        assert_eq!(Rate::new(7, 9).shared_by(0), Rate::new(7, 9));
     }
 
     proptest! {

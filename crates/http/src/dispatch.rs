@@ -204,7 +204,7 @@ async fn authenticate(
         },
     };
     let caller = facts.caller.insert(caller.map_err(denied)?);
-    let verdict = *facts.verdict.insert(caller.charge(now));
+    let verdict = *facts.verdict.insert(caller.charge(api.store.feed().nodes(), now));
     if !verdict.allowed {
         return Err(ApiError::rate_limited("The tenant is over its rate limit", verdict.retry_nanos));
     }

@@ -334,7 +334,7 @@ impl Connection {
     fn hear_command(&mut self, text: &str) -> Result<Option<Bytes>, Ended> {
         let request_id = command::request_id(text);
         let request_id = request_id.as_deref();
-        let verdict = self.caller.charge(clock::now());
+        let verdict = self.caller.charge(self.api.store.feed().nodes(), clock::now());
         if !verdict.allowed {
             let now = Instant::now();
             let going_on = self.over_limit.filter(|(_, last)| now.duration_since(*last) < CALM);
