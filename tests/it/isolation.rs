@@ -33,6 +33,7 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         | Route::TenantGet
         | Route::TenantsDelete
         | Route::KeysList
+        | Route::AuditList
         | Route::KeysRevoke
         | Route::OwnKeysList
         | Route::OwnKeysRevoke

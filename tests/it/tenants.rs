@@ -170,8 +170,64 @@ async fn a_tenant_is_deleted_to_the_last_row_and_its_neighbour_keeps_everything(
         // The presence of a connection that was open goes a few seconds after it.
         let ids = format!("select count(distinct tenant_id) from {table} where tenant_id <> '{}'", uuid::Uuid::nil());
         let tenants: i64 = sql.query_one(&ids, &[]).await.expect("counted").get(0);
-        assert!(tenants <= 1 || table == "presence" || table == "last_seen", "{table} has rows of {tenants} tenants");
+        let lasting = ["presence", "last_seen", "audit_log"].contains(&table.as_str());
+        assert!(tenants <= 1 || lasting, "{table} has rows of {tenants} tenants");
     }
     let rooms = stays.user("alice").get("/rooms").await.expect(200);
     assert_eq!(rooms.each("rooms", "last_seq"), [20, 20, 20]);
+}
+
+#[tokio::test]
+async fn every_operation_on_tenants_and_keys_is_in_the_audit_log_the_refused_ones_too() {
+    let app = App::start().await;
+    let tenant = app.tenant("t").await;
+    let (path, own) = (format!("/admin/tenants/{}", tenant.id), format!("key_{}", &tenant.key[3..15]));
+    let wrong = [("X-Master-Key", "wrong")];
+
+    app.admin("PATCH", &path, Some(json!({"config": {"rate_limit": 0}}))).await.expect(400);
+    app.send("DELETE", &path, &wrong, None).await.expect(401);
+    app.send("GET", "/admin/tenants", &wrong, None).await.expect(401);
+    let made = tenant.backend().post("/tenant/keys", json!({})).await.expect(201).text_of("key_id");
+    tenant.backend().delete(&format!("/tenant/keys/{made}")).await.expect(204);
+    tenant.backend().delete(&format!("/tenant/keys/{own}")).await.expect(409);
+    app.admin("GET", &path, None).await.expect(200);
+    app.admin("DELETE", &path, None).await.expect(202);
+
+    let log = app.admin("GET", "/admin/audit-log", None).await.expect(200);
+    let rows: Vec<[String; 4]> = log.body["entries"]
+        .as_array()
+        .expect("entries")
+        .iter()
+        .rev()
+        .map(|entry| {
+            assert_eq!(entry["address"], "127.0.0.1");
+            assert!(entry["at"].is_string() && entry["request_id"].is_string());
+            ["actor", "action", "target", "outcome"].map(|field| entry[field].as_str().unwrap_or("-").to_owned())
+        })
+        .collect();
+    let expected = [
+        ["master", "tenant.create", &own, "ok"],
+        ["master", "tenant.update", "-", "invalid_request"],
+        ["unknown", "tenant.delete", "-", "unauthorized"],
+        ["unknown", "tenant.list", "-", "unauthorized"],
+        [&own, "key.create", &made, "ok"],
+        [&own, "key.revoke", &made, "ok"],
+        [&own, "key.revoke", &own, "conflict"],
+        ["master", "tenant.delete", "-", "ok"],
+    ];
+    assert_eq!(rows, expected.map(|row| row.map(str::to_owned)));
+    // It outlives its tenant, comes in pages, and nobody changes it.
+    while app.admin("GET", &path, None).await.status != 404 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let of_tenant = format!("/admin/audit-log?tenant_id={}&limit=5", tenant.id);
+    let first = app.admin("GET", &of_tenant, None).await.expect(200);
+    let cursor = first.text_of("next_cursor");
+    let second = app.admin("GET", &format!("{of_tenant}&cursor={cursor}"), None).await.expect(200);
+    assert_eq!((first.each("entries", "at").len(), second.each("entries", "at").len()), (5, 2));
+    assert_eq!(second.body["next_cursor"], Value::Null);
+    let sql = app.sql().await;
+    for change in ["update audit_log set outcome = 'x'", "delete from audit_log", "truncate audit_log"] {
+        assert!(sql.execute(change, &[]).await.is_err(), "{change}");
+    }
 }

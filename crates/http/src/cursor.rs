@@ -65,6 +65,21 @@ impl Cursor for RoomCursor {
     }
 }
 
+/// The last entry of a page of the audit log.
+pub(crate) struct EntryCursor(pub(crate) Uuid);
+
+impl Cursor for EntryCursor {
+    const KIND: u8 = b'e';
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.0.as_bytes().to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Uuid::from_slice(bytes).ok().map(Self)
+    }
+}
+
 impl Cursor for KeyId {
     const KIND: u8 = b'k';
 

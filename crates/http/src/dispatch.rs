@@ -24,7 +24,7 @@ use crate::call::Call;
 use crate::error::{ApiError, Kind};
 use crate::reply::{ContentType, Reply};
 use crate::route::{Access, Found, Route};
-use crate::{body, clock, cors, idempotency, limits, proxies, routes, socket};
+use crate::{audit, body, clock, cors, idempotency, limits, proxies, routes, socket};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -100,7 +100,7 @@ struct Asked {
 async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) -> Result<Outcome, ApiError> {
     let Asked { peer, now, parts, body, upgrade } = asked;
     let (route, segments) = match api.router.find(&parts.method, parts.uri.path()) {
-        Found::Route(route, segments) => (route, segments.into_iter().map(str::to_owned).collect()),
+        Found::Route(route, segments) => (route, segments.into_iter().map(str::to_owned).collect::<Vec<_>>()),
         Found::OtherMethods(methods) if parts.method == Method::OPTIONS => {
             return Ok(Outcome::Preflight(Box::new(preflight(api, &parts.headers, &methods).await)));
         }
@@ -113,7 +113,14 @@ async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) 
         socket::accept_key(&parts.headers)?;
     }
     let from = proxies::client_address(peer, &parts.headers, &api.options.trusted_proxies);
-    authenticate(api, from, now, route.spec().access, &parts, facts).await?;
+    let allowed = authenticate(api, from, now, route.spec().access, &parts, facts).await;
+    let noted = audit::Asked::of(route, &segments, facts.caller.as_deref(), allowed.is_ok(), from, request_id);
+    if let Err(error) = allowed {
+        if let Some(noted) = noted {
+            Box::pin(noted.answered(api, Err(&error))).await;
+        }
+        return Err(error);
+    }
 
     let reads_only = parts.method == Method::GET || parts.method == Method::HEAD;
     let body = if reads_only {
@@ -138,7 +145,7 @@ async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) 
     let (result, work) = if reads_only {
         measured(Box::pin(routes::handle(route, call))).await
     } else {
-        run_to_the_end(api, route, call, request_id).await?
+        run_to_the_end(api, route, call, noted, request_id).await?
     };
     facts.work = work;
     result.map(Outcome::Reply)
@@ -150,15 +157,20 @@ async fn run_to_the_end(
     api: &Arc<Api>,
     route: Route,
     call: Call,
+    noted: Option<audit::Asked>,
     request_id: &str,
 ) -> Result<(Result<Reply, ApiError>, Work), ApiError> {
     let key = if route.is_repeatable() { idempotency::key(&call.headers)? } else { None };
-    let request_id = request_id.to_owned();
+    let (request_id, api_too) = (request_id.to_owned(), api.clone());
     let work = async move {
-        match key {
+        let result = match key {
             None => Box::pin(routes::handle(route, call)).await,
             Some(key) => Box::pin(idempotency::once(key, call, &request_id, |call| routes::handle(route, call))).await,
+        };
+        if let Some(noted) = noted {
+            Box::pin(noted.answered(&api_too, result.as_ref())).await;
         }
+        result
     };
     api.tasks.spawn(measured(work).in_current_span()).await.map_err(ApiError::internal)
 }

@@ -7,6 +7,7 @@
 //! Nothing here reads the environment, handles signals or knows SQL.
 
 mod api;
+mod audit;
 mod body;
 mod call;
 mod clock;

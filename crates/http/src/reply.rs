@@ -1,6 +1,7 @@
 //! Answers.
 
 use bytes::Bytes;
+use chatapi_domain::{KeyId, TenantId};
 use chatapi_storage::{Answer, Shows};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -16,6 +17,13 @@ pub(crate) enum ContentType {
     Metrics,
 }
 
+/// A tenant and its key that were made.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    pub(crate) tenant_id: TenantId,
+    pub(crate) key_id: KeyId,
+}
+
 /// What a handler answers.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -28,6 +36,8 @@ pub(crate) struct Reply {
     pub(crate) shows: Option<Shows>,
     /// What is kept for an `Idempotency-Key` instead of the body, where that holds a secret.
     pub(crate) kept: Option<Bytes>,
+    /// What it made of tenants and keys, for the audit log.
+    pub(crate) subject: Option<Subject>,
     /// The connection becomes a WebSocket; what `Sec-WebSocket-Accept` says.
     pub(crate) accept: Option<HeaderValue>,
 }
@@ -56,6 +66,7 @@ impl Reply {
             replayed: false,
             shows: None,
             kept: None,
+            subject: None,
             accept: None,
         }
     }
@@ -73,6 +84,12 @@ impl Reply {
     /// Says which message this shows.
     pub(crate) fn showing(mut self, shows: Shows) -> Self {
         self.shows = Some(shows);
+        self
+    }
+
+    /// Says what was made, for the audit log.
+    pub(crate) fn about(mut self, tenant_id: TenantId, key_id: &KeyId) -> Self {
+        self.subject = Some(Subject { tenant_id, key_id: key_id.clone() });
         self
     }
 

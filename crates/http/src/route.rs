@@ -57,6 +57,7 @@ routes! {
     TenantsGet      "GET"    "/admin/tenants/{tenant_id}"                 Operator;
     TenantsUpdate   "PATCH"  "/admin/tenants/{tenant_id}"                 Operator;
     TenantsDelete   "DELETE" "/admin/tenants/{tenant_id}"                 Operator;
+    AuditList       "GET"    "/admin/audit-log"                           Operator;
     KeysList        "GET"    "/admin/tenants/{tenant_id}/keys"            Operator;
     KeysCreate      "POST"   "/admin/tenants/{tenant_id}/keys"            Operator;
     KeysRevoke      "DELETE" "/admin/tenants/{tenant_id}/keys/{key_id}"   Operator;

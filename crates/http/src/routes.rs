@@ -1,5 +1,6 @@
 //! What each route does: one line each, one file a noun.
 
+mod audit;
 mod keys;
 mod members;
 pub(crate) mod messages;
@@ -30,6 +31,7 @@ pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> 
         Route::TenantsGet => tenants::get(call).await,
         Route::TenantsUpdate => Box::pin(tenants::update(call)).await,
         Route::TenantsDelete => tenants::delete(call).await,
+        Route::AuditList => audit::list(call).await,
         Route::KeysList | Route::OwnKeysList => keys::list(call).await,
         Route::KeysCreate | Route::OwnKeysCreate => Box::pin(keys::create(call)).await,
         Route::KeysRevoke | Route::OwnKeysRevoke => Box::pin(keys::revoke(call)).await,

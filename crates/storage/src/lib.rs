@@ -10,6 +10,7 @@
 //! To add a repository: a file named for the noun, a method on [`TenantStore`], its statements as
 //! constants beside the methods, and a line in `tests/it/isolation.rs`.
 
+mod audit;
 mod connect;
 mod db;
 mod erasure;
@@ -30,6 +31,7 @@ mod tenants;
 mod tokens;
 mod writer;
 
+pub use audit::{Audit, AuditEntry};
 pub use connect::{Connector, InvalidUrl};
 pub use db::{PoolStatus, Work, measured};
 pub use error::Error;

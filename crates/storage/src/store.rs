@@ -11,8 +11,8 @@ use tokio_util::task::TaskTracker;
 use crate::db::Db;
 use crate::writer::Writer;
 use crate::{
-    Connector, Error, Feed, Idempotency, Keys, Members, Messages, Node, PoolStatus, Presence, QueueStatus, Receipts,
-    Result, Rooms, Tenants, Tokens, erasure, feed, migrate,
+    Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Node, PoolStatus, Presence, QueueStatus,
+    Receipts, Result, Rooms, Tenants, Tokens, erasure, feed, migrate,
 };
 
 /// How many connections a store keeps.
@@ -90,6 +90,12 @@ impl Store {
     #[must_use]
     pub fn keys(&self) -> Keys<'_> {
         Keys { db: &self.db }
+    }
+
+    /// What was done, and tried, with tenants and keys.
+    #[must_use]
+    pub fn audit(&self) -> Audit<'_> {
+        Audit { db: &self.db }
     }
 
     /// What this node and others did, as it happens.

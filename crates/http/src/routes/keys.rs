@@ -61,7 +61,7 @@ pub(crate) async fn create(call: Call) -> Result<Reply, ApiError> {
     }
     let (key, stored) = new_key(&call, expires_at).await?;
     let made = call.api.store.keys().create(tenant, &stored, name.as_ref(), call.now()).await?;
-    made_reply(&key, &made)
+    Ok(made_reply(&key, &made)?.about(tenant, &made.key_id))
 }
 
 #[derive(Deserialize, Default)]
@@ -82,7 +82,7 @@ pub(crate) async fn rotate(call: Call) -> Result<Reply, ApiError> {
     let ends = call.now().plus_seconds(grace);
     let made = call.api.store.keys().rotate(tenant, &old, &stored, ends, call.now()).await?;
     outdate(&call, tenant);
-    made_reply(&key, &made)
+    Ok(made_reply(&key, &made)?.about(tenant, &made.key_id))
 }
 
 /// `DELETE …/keys/{key_id}`

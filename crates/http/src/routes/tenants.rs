@@ -39,7 +39,8 @@ pub(crate) async fn create(call: Call) -> Result<Reply, ApiError> {
     let view = |key| NewTenantView { tenant: TenantView::new(&tenant, verifier.defaults()), key };
     // Run again after a crash, the first key stands, and nobody has seen it.
     let answered = if created { shown } else { hidden.clone() };
-    Reply::json(StatusCode::CREATED, &view(answered))?.keeping(&view(hidden))
+    let reply = Reply::json(StatusCode::CREATED, &view(answered))?.keeping(&view(hidden))?;
+    Ok(reply.about(tenant.tenant_id, key.key_id()))
 }
 
 /// `GET /admin/tenants`
