@@ -82,6 +82,10 @@ async fn revoked_tokens_stop_at_once_and_close_their_sockets_and_no_others() {
     let new = token(&tenant, "alice").await;
     drop(with_token(&app, &new).await);
     assert_eq!(bob.ask(json!({"type": "ping"})).await["type"], "pong");
+    let forgotten = tenant.backend().post("/tokens/revoke", json!({"user_id": null})).await;
+    let message = "user_id: expected a string; leave it out to revoke all";
+    forgotten.expect_error(400, "invalid_request", message);
+    assert_eq!(bob.ask(json!({"type": "ping"})).await["type"], "pong");
     tenant.backend().post("/tokens/revoke", json!({})).await.expect(204);
     assert_eq!(closes(&mut bob, SECOND).await, 4003);
     let mut by_key = by_key;
@@ -105,6 +109,8 @@ async fn a_socket_ends_with_its_token_unless_a_newer_one_came() {
     let second = tenant.backend().post("/tokens", json!({"user_id": "alice", "expires_in": 3600})).await.expect(201);
     let answer = alice.ask(json!({"type": "refresh", "token": second.text_of("token")})).await;
     assert_eq!((&answer["type"], &answer["expires_at"]), (&json!("ok"), &second.body["expires_at"]));
+    let older = alice.ask(json!({"type": "refresh", "token": first})).await;
+    assert_eq!(older["message"], "token: expected one that is newer than the connection's own");
 }
 
 #[tokio::test]

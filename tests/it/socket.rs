@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use chatapi_tests::{App, Socket, Tenant};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 /// Long enough for what comes to have come.
@@ -51,6 +53,24 @@ async fn the_door_lets_in_keys_tickets_and_tokens_and_nobody_else() {
     assert_eq!((foreign.0, foreign.1), (403, json!("forbidden")));
     let other = refused(&app, &format!("?token={token}"), &[("X-User-Id", "bob")]).await;
     assert_eq!((other.0, other.1), (403, json!("forbidden")));
+    let handshake = |method: &str, version: &str, more: &str| {
+        format!(
+            "{method} /ws HTTP/{version}\r\nHost: x\r\nX-API-Key: {}\r\nX-User-Id: alice\r\nConnection: Upgrade, close\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n",
+            tenant.key
+        )
+    };
+    for (head, status) in [
+        (handshake("HEAD", "1.1", ""), "426"),
+        (handshake("GET", "1.0", ""), "426"),
+        (handshake("GET", "1.1", "Content-Length: 5\r\n"), "400"),
+    ] {
+        let mut stream = TcpStream::connect(app.url.trim_start_matches("http://")).await.expect("it listens");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer[9..], status.as_bytes(), "{head}");
+    }
     let plain = tenant.user("alice").get("/ws").await;
     assert_eq!((plain.status, plain.header("upgrade")), (426, "websocket"));
     plain.expect_error(426, "upgrade_required", "Expected a WebSocket handshake");
@@ -215,6 +235,31 @@ async fn rooms_joined_later_are_heard_without_asking_and_rooms_left_no_more() {
 
     alice.delete(&format!("/rooms/{room}")).await.expect(204);
     assert_eq!(carol.next_of("room.deleted").await, json!({"type": "room.deleted", "room_id": room}));
+}
+
+#[tokio::test]
+async fn one_who_comes_back_to_a_room_is_sent_nothing_twice_and_can_have_what_was_said_meanwhile() {
+    let app = App::start().await;
+    let tenant = app.tenant("t").await;
+    let room = tenant.room("group", &["alice", "bob"]).await;
+    let (alice, mut bob) = (tenant.user("alice"), tenant.user("bob").socket().await);
+    alice.say(&room, "1").await;
+    assert_eq!(bob.next_of("message").await["seq"], 1);
+
+    alice.delete(&format!("/rooms/{room}/members/bob")).await.expect(204);
+    alice.say(&room, "2, bob is out").await;
+    alice.post(&format!("/rooms/{room}/members"), json!({"user_ids": ["bob"]})).await.expect(200);
+    bob.next_of("member.added").await;
+    alice.say(&room, "3").await;
+    assert_eq!(bob.next_of("message").await["seq"], 3);
+    bob.send(json!({"type": "sync", "rooms": {room.clone(): {"after_seq": 0}}})).await;
+    let (events, done) = bob.until("sync.done").await;
+
+    let seqs: Vec<_> = events.iter().filter(|event| event["type"] == "message").map(|event| &event["seq"]).collect();
+    assert_eq!(seqs, [2], "a member may read what came before; the rest was sent");
+    assert_eq!(done["rooms"][&room]["last_seq"], 3);
+    alice.say(&room, "4").await;
+    assert_eq!(bob.next_of("message").await["seq"], 4);
 }
 
 #[tokio::test]
@@ -414,6 +459,7 @@ async fn what_is_wrong_is_answered_and_the_connection_lives_on() {
         (json!({"type": "sync", "rooms": []}), "invalid_request"),
         (json!({"type": "sync", "rooms": {room.clone(): {"after_seq": -1}}}), "invalid_request"),
         (json!({"type": "refresh", "token": "x"}), "invalid_request"),
+        (json!({"type": "ping", "data": 5}), "invalid_request"),
     ];
     for (command, code) in cases {
         let answer = alice.ask(command.clone()).await;

@@ -180,6 +180,7 @@ fn plain(expected: &str) -> &str {
     match expected {
         "i64" | "u64" | "u32" | "i32" => "a whole number",
         "a sequence" => "an array",
+        "a map" => "an object",
         _ if expected.starts_with("struct ") => "an object",
         other => other,
     }

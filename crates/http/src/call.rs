@@ -11,6 +11,7 @@ use chatapi_domain::access::Actor;
 use chatapi_domain::{Settings, Timestamp, UserId};
 use chatapi_storage::TenantStore;
 use hyper::HeaderMap;
+use hyper::header::HeaderValue;
 use hyper::upgrade::OnUpgrade;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -41,6 +42,8 @@ pub(crate) struct Call {
     pub(crate) ticket_user: Option<UserId>,
     /// The connection, if it may become a WebSocket.
     pub(crate) upgrade: Option<OnUpgrade>,
+    /// What answers its handshake.
+    pub(crate) accept: Option<HeaderValue>,
     /// The id for whatever the request makes, if an `Idempotency-Key` has fixed one.
     pub(crate) subject: Option<Uuid>,
 }

@@ -108,10 +108,9 @@ async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) 
         Found::Nothing => return Err(ApiError::not_found("Path")),
     };
     facts.route = Some(route);
-    if route.spec().access == Access::Socket {
-        // Before a ticket is used up.
-        socket::accept_key(&parts.headers)?;
-    }
+    // Before a ticket is used up.
+    let is_socket = route.spec().access == Access::Socket;
+    let accept = is_socket.then(|| socket::accept_key(&parts)).transpose()?;
     let from = proxies::client_address(peer, &parts.headers, &api.options.trusted_proxies);
     let allowed = authenticate(api, from, now, route.spec().access, &parts, facts).await;
     let noted = audit::Asked::of(route, &segments, facts.caller.as_deref(), allowed.is_ok(), from, request_id);
@@ -140,6 +139,7 @@ async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) 
         peer: from,
         ticket_user: facts.ticket_user.take(),
         upgrade,
+        accept,
         subject: None,
     };
     let (result, work) = if reads_only {

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use chatapi_domain::ConnectionId;
 use chatapi_realtime::Limits;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Version};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -41,11 +43,19 @@ fn config() -> WebSocketConfig {
 }
 
 /// What answers a handshake, if the request is one.
-pub(crate) fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, ApiError> {
+pub(crate) fn accept_key(parts: &Parts) -> Result<HeaderValue, ApiError> {
+    let headers = &parts.headers;
     let has = |name: header::HeaderName, word: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(word))
     };
+    if parts.method != Method::GET || parts.version != Version::HTTP_11 {
+        return Err(ApiError::new(Kind::UpgradeRequired, "A WebSocket handshake is a GET over HTTP/1.1"));
+    }
+    let length = headers.get(header::CONTENT_LENGTH);
+    if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
+        return Err(ApiError::new(Kind::InvalidRequest, "A WebSocket handshake has no body"));
+    }
     if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
         return Err(ApiError::new(Kind::UpgradeRequired, "Expected a WebSocket handshake"));
     }
@@ -59,7 +69,7 @@ pub(crate) fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, ApiError> {
 
 /// `GET /ws`
 pub(crate) async fn open(mut call: Call) -> Result<Reply, ApiError> {
-    let accept = accept_key(&call.headers)?;
+    let accept = call.accept.take().ok_or_else(|| ApiError::internal("a socket without a handshake"))?;
     let upgrade = call.upgrade.take().ok_or_else(|| ApiError::internal("a handshake without a connection"))?;
     let (user, caller) = (call.user()?, call.caller()?.clone());
     let settings = &caller.settings;

@@ -35,7 +35,7 @@ impl Bench {
 
     async fn fan_out(&mut self, all: &mut Vec<Goal>) -> String {
         let mut text = "\n## Fan-out: one sender, a room whose members all listen\n\nFrom the send to each receipt. A bare tokio-tungstenite server passes the same bytes on by a broadcast channel; it stores nothing. Every message reached every member once, in order.\n\n| members | deliveries/s | p50 | p99 | p99.9 | bare/s | p50 | p99 | p99.9 | ratio |\n|---|---|---|---|---|---|---|---|---|---|\n".to_owned();
-        for (number, members) in [(5000, 10), (5001, 100), (5002, 1000)] {
+        for (number, members) in [(50_000, 10), (50_001, 100), (50_002, 1000)] {
             let tenant = self.system.crowd(number, 1, members).await;
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for _ in 0..self.runs {
@@ -80,7 +80,7 @@ impl Bench {
     async fn nodes(&mut self, all: &mut Vec<Goal>) -> String {
         let there = self.system.second_node().await;
         let members = 4;
-        let tenant = self.system.crowd(5003, NODE_ROOMS, members).await;
+        let tenant = self.system.crowd(50_003, NODE_ROOMS, members).await;
         let mut runs = Vec::new();
         for _ in 0..self.runs {
             let epoch = Instant::now();
@@ -128,7 +128,7 @@ impl Bench {
     }
 
     async fn idle(&mut self, all: &mut Vec<Goal>) -> String {
-        let tenant = self.system.crowd(5004, IDLE / 10, 10).await;
+        let tenant = self.system.crowd(50_004, IDLE / 10, 10).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         let (before, kernel_before) = (self.system.memory_kib(), Kernel::now());
         let start = Instant::now();

@@ -14,9 +14,11 @@ pub(crate) struct Cursors {
 }
 
 /// What one connection was sent of one room.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Cursor {
-    /// Messages sent; the changes sent.
+    /// Messages sent while the user was in the room before; then it was left and entered again.
+    past: Vec<Stretch>,
+    /// Messages sent since; the changes sent since.
     pub(crate) messages: Stretch,
     pub(crate) changes: Stretch,
     /// Whether the room is being synced: then its live events are left out, and read again.
@@ -39,7 +41,6 @@ impl Stretch {
         if self.first != 0 && number <= self.last {
             return false;
         }
-        // A room that was left and entered again begins anew.
         if self.first == 0 {
             self.first = number;
         }
@@ -58,6 +59,33 @@ impl Stretch {
     }
 }
 
+/// Times a room was left and entered again that are remembered; before, messages may come twice.
+const MAX_PAST: usize = 64;
+
+impl Cursor {
+    /// Whether a message was sent before.
+    pub(crate) fn was_sent(&self, seq: i64) -> bool {
+        self.messages.contains(seq) || self.past.iter().any(|past| past.contains(seq))
+    }
+
+    /// The room was entered again: there may be a hole behind what was sent.
+    fn begin_anew(&mut self) {
+        let past = std::mem::take(&mut self.messages);
+        self.changes = Stretch::default();
+        if past.first != 0 && past.last >= past.first {
+            if self.past.len() >= MAX_PAST {
+                self.past.remove(0);
+            }
+            self.past.push(past);
+        }
+    }
+
+    fn take(&mut self, seq: i64) -> bool {
+        let new = !self.was_sent(seq);
+        self.messages.take(seq) && new
+    }
+}
+
 impl Cursors {
     /// Whether this is to be sent now.
     pub(crate) fn pass(&mut self, outgoing: &Outgoing) -> bool {
@@ -68,7 +96,7 @@ impl Cursors {
                     cursor.left_out_seq = cursor.left_out_seq.max(*seq);
                     return false;
                 }
-                cursor.messages.take(*seq)
+                cursor.take(*seq)
             }
             Outgoing::Change { room_id, change, .. } => {
                 let cursor = self.rooms.entry(*room_id).or_default();
@@ -79,6 +107,12 @@ impl Cursors {
                 cursor.changes.take(*change)
             }
             Outgoing::Other(_) => true,
+            Outgoing::Entered(room_id) => {
+                if let Some(cursor) = self.rooms.get_mut(room_id) {
+                    cursor.begin_anew();
+                }
+                false
+            }
             Outgoing::CatchUp { .. } | Outgoing::Recheck { .. } => false,
         }
     }
@@ -88,11 +122,37 @@ impl Cursors {
         self.rooms.entry(room).or_default().held = true;
     }
 
-    pub(crate) fn forget(&mut self, room: RoomId) {
-        self.rooms.remove(&room);
+    /// Lets the room's live events through again: there are none, or none were left out.
+    pub(crate) fn release(&mut self, room: RoomId) {
+        if let Some(cursor) = self.rooms.get_mut(&room) {
+            cursor.held = false;
+        }
     }
 
     pub(crate) fn of(&mut self, room: RoomId) -> &mut Cursor {
         self.rooms.entry(room).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_room_that_is_entered_again_begins_anew_and_what_was_sent_before_is_not_sent_again() {
+        let (mut cursors, room_id) = (Cursors::default(), RoomId::from_uuid(Uuid::nil()));
+        let message = |seq| Outgoing::Message { room_id, seq, text: Bytes::new() };
+        let sent: Vec<bool> = [1, 2, 2].into_iter().map(|seq| cursors.pass(&message(seq))).collect();
+        assert_eq!(sent, [true, true, false]);
+
+        cursors.pass(&Outgoing::Entered(room_id));
+        assert!(cursors.pass(&message(5)));
+
+        let cursor = cursors.of(room_id);
+        assert_eq!((cursor.messages.first, cursor.messages.last), (5, 5), "from 3 to 4 there is a hole");
+        assert_eq!([1, 2, 3, 4, 5].map(|seq| cursor.was_sent(seq)), [true, true, false, false, true]);
     }
 }

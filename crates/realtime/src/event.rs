@@ -31,6 +31,9 @@ pub enum Outgoing {
     },
     /// Any other event.
     Other(Bytes),
+    /// The session has come to a room, perhaps not for the first time: what it is sent from now on
+    /// does not follow on what it was sent before.
+    Entered(RoomId),
     /// The session has come to a room that is already further: it must read what is between.
     CatchUp {
         /// The room.

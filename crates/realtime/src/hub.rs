@@ -252,6 +252,10 @@ impl Hub {
             };
             let mut state = tail.lock();
             if !state.closed {
+                if entered.removed.is_none() {
+                    // Before anything of the room: the lock keeps that back.
+                    mailbox.offer(&Arc::new(Outgoing::Entered(place.room_id)));
+                }
                 state.listeners.insert(mailbox.connection_id, mailbox.clone());
                 let at = (state.seq, state.change);
                 drop(state);

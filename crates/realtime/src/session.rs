@@ -122,9 +122,6 @@ impl Session {
         if subscribed {
             self.hub.leave(&self.mailbox, room);
         }
-        if subscribed {
-            self.cursors.forget(room);
-        }
     }
 
     /// Tells the room that the user begins or stops typing.

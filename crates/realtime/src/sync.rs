@@ -192,19 +192,19 @@ impl Sync {
                     None => continue,
                 },
             };
-            self.rooms.push_back(Progress::new(place, since, *cursors.of(place.room_id)));
+            self.rooms.push_back(Progress::new(place, since, cursors.of(place.room_id)));
         }
         let found = |room: &RoomId| places.iter().any(|place| place.room_id == *room);
         let asked = held.unwrap_or_default().into_iter().chain(self.since.keys().copied());
-        asked.filter(|room| !found(room)).for_each(|room| cursors.forget(room));
+        asked.filter(|room| !found(room)).for_each(|room| cursors.release(room));
     }
 
     fn read_messages(&mut self, messages: &[Message], more: bool, cursors: &mut Cursors, events: &mut Vec<Bytes>) {
         let Some(room) = self.rooms.front_mut() else { return };
         let cursor = cursors.of(room.room_id);
-        let gap_end = room.before(*cursor);
+        let gap_end = room.before(cursor);
         for message in messages {
-            if !cursor.messages.contains(message.seq) {
+            if !cursor.was_sent(message.seq) {
                 events.push(event::message(message));
                 room.sent += 1;
                 self.sent += 1;
@@ -243,11 +243,11 @@ impl Sync {
         while let Some(room) = self.rooms.front_mut() {
             let cursor = cursors.of(room.room_id);
             let full = room.sent >= MAX_OF_ROOM || self.sent >= MAX_OF_ALL;
-            let fetch = if full { None } else { room.next(*cursor) };
+            let fetch = if full { None } else { room.next(cursor) };
             if fetch.is_some() {
                 return fetch;
             }
-            let has_more = full && room.next(*cursor).is_some();
+            let has_more = full && room.next(cursor).is_some();
             cursor.messages.join(room.start_seq, room.at_seq);
             cursor.changes.join(room.start_change, room.at_change);
             cursor.held = has_more;
@@ -260,7 +260,7 @@ impl Sync {
 }
 
 impl Progress {
-    fn new(place: &Place, since: Since, cursor: Cursor) -> Self {
+    fn new(place: &Place, since: Since, cursor: &Cursor) -> Self {
         let start_seq = since.after_seq.min(place.last_seq);
         // Without a change to begin at, only what changes from now on is sent.
         let start_change = since.after_change.unwrap_or(place.last_change).min(place.last_change);
@@ -282,11 +282,11 @@ impl Progress {
     }
 
     /// The first message that was sent live, if what is to be read stands before it.
-    fn before(&self, cursor: Cursor) -> Option<i64> {
+    fn before(&self, cursor: &Cursor) -> Option<i64> {
         (cursor.messages.first != 0 && self.at_seq + 1 < cursor.messages.first).then_some(cursor.messages.first)
     }
 
-    fn next(&self, cursor: Cursor) -> Option<Fetch> {
+    fn next(&self, cursor: &Cursor) -> Option<Fetch> {
         let room_id = self.room_id;
         let before = self.before(cursor);
         let known = self.last_seq.max(cursor.left_out_seq);

@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
+use super::present;
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::reply::Reply;
@@ -45,13 +46,19 @@ pub(crate) async fn create(call: Call) -> Result<Reply, ApiError> {
 
 #[derive(Deserialize)]
 struct RevokeBody {
-    user_id: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    user_id: Option<Option<String>>,
 }
 
 /// `POST /tokens/revoke`
 pub(crate) async fn revoke(call: Call) -> Result<Reply, ApiError> {
     let body: RevokeBody = call.json()?;
-    let user = body.user_id.map(|user| UserId::parse("user_id", user)).transpose()?;
+    // A `null` is a user that somebody forgot to name: not all of them.
+    let named = |user: Option<String>| {
+        let user = user.ok_or_else(|| ApiError::invalid("user_id", "expected a string; leave it out to revoke all"))?;
+        Ok::<_, ApiError>(UserId::parse("user_id", user)?)
+    };
+    let user = body.user_id.map(named).transpose()?;
     call.store()?.tokens().revoke(user.as_ref(), call.now()).await?;
     // Here at once; elsewhere as soon as it is told.
     call.api.verifier.outdate(call.caller()?.tenant.tenant_id, crate::clock::now().monotonic);

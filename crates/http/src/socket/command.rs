@@ -154,8 +154,15 @@ impl Connection {
         if envelope.request_id.is_some_and(|id| id.chars().count() > MAX_REQUEST_ID) {
             return Err(ApiError::invalid("request_id", "expected at most 64 characters"));
         }
+        if request_id.is_some_and(|id| id.contains('\0')) {
+            return Err(ApiError::invalid("request_id", "may not contain the character U+0000"));
+        }
+        if envelope.data.as_deref().is_some_and(|data| !data.get().starts_with('{') && data.get() != "null") {
+            return Err(ApiError::invalid("data", "expected an object"));
+        }
         // A command's fields stand at its top or under `data`.
-        let fields = envelope.data.as_deref().map_or(text, RawValue::get).as_bytes();
+        let fields =
+            envelope.data.as_deref().filter(|data| data.get() != "null").map_or(text, RawValue::get).as_bytes();
         let answer = |more: Result<Option<Bytes>, ApiError>| more.map(Then::Answer);
         match envelope.kind.as_str() {
             "send_message" => self.send_message(body::from_json(fields)?),
@@ -268,6 +275,13 @@ impl Connection {
 }
 
 fn same_user(before: &Caller, fresh: Arc<Caller>) -> Result<Arc<Caller>, ApiError> {
+    let issued = |caller: &Caller| match &caller.credential {
+        Credential::Token { issued_at, .. } => Some(*issued_at),
+        Credential::Key { .. } => None,
+    };
+    if issued(&fresh) < issued(before) {
+        return Err(ApiError::invalid("token", "expected one that is newer than the connection's own"));
+    }
     let same = fresh.tenant.tenant_id == before.tenant.tenant_id && fresh.credential.user() == before.credential.user();
     if same { Ok(fresh) } else { Err(ApiError::new(Kind::Forbidden, "The token is another user's")) }
 }

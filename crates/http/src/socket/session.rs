@@ -270,6 +270,7 @@ impl Connection {
                     Outgoing::CatchUp { room_id, after_seq, after_change } => {
                         self.behind.push_back((*room_id, *after_seq, *after_change));
                     }
+                    Outgoing::Entered(_) => _ = self.session.passes(&outgoing),
                     Outgoing::Recheck { since } => {
                         self.api.verifier.outdate(self.caller.tenant.tenant_id, clock::monotonic(*since));
                         self.check_at = Some(Instant::now());
