@@ -15,4 +15,5 @@ mod receipts;
 mod rooms;
 mod slow;
 mod socket;
+mod sync;
 mod tenants;

@@ -5,6 +5,7 @@
 
 mod close;
 mod command;
+mod frame;
 mod session;
 
 use std::time::Duration;

@@ -113,7 +113,12 @@ impl Cursors {
                 }
                 false
             }
-            Outgoing::CatchUp { .. } | Outgoing::Recheck { .. } => false,
+            Outgoing::CatchUp { room_id, .. } => {
+                // From here on, not only once it is its turn: what follows in the queue comes after it.
+                self.hold(*room_id);
+                false
+            }
+            Outgoing::Recheck { .. } => false,
         }
     }
 
@@ -140,6 +145,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    #[test]
+    fn what_follows_a_catch_up_in_the_queue_waits_for_it() {
+        let (mut cursors, room_id) = (Cursors::default(), RoomId::from_uuid(Uuid::nil()));
+        cursors.pass(&Outgoing::CatchUp { room_id, after_seq: 3, after_change: 0 });
+
+        assert!(!cursors.pass(&Outgoing::Message { room_id, seq: 7, text: Bytes::new() }));
+
+        assert_eq!(cursors.of(room_id).left_out_seq, 7, "it is read again");
+    }
 
     #[test]
     fn a_room_that_is_entered_again_begins_anew_and_what_was_sent_before_is_not_sent_again() {

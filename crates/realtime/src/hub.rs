@@ -240,7 +240,7 @@ impl Hub {
             known.member |= member;
             return;
         }
-        let (tail, at) = loop {
+        let tail = loop {
             let tail = {
                 let mut tails = self.shard(&key);
                 let made = || {
@@ -253,20 +253,19 @@ impl Hub {
             let mut state = tail.lock();
             if !state.closed {
                 if entered.removed.is_none() {
-                    // Before anything of the room: the lock keeps that back.
+                    // Both before anything of the room: the lock keeps that back.
                     mailbox.offer(&Arc::new(Outgoing::Entered(place.room_id)));
                 }
+                if let Some((after_seq, after_change)) = from
+                    && (state.seq > after_seq || state.change > after_change)
+                {
+                    mailbox.offer(&Arc::new(Outgoing::CatchUp { room_id: place.room_id, after_seq, after_change }));
+                }
                 state.listeners.insert(mailbox.connection_id, mailbox.clone());
-                let at = (state.seq, state.change);
                 drop(state);
-                break (tail, at);
+                break tail;
             }
         };
-        if let Some((after_seq, after_change)) = from
-            && (at.0 > after_seq || at.1 > after_change)
-        {
-            mailbox.offer(&Arc::new(Outgoing::CatchUp { room_id: place.room_id, after_seq, after_change }));
-        }
         entered.rooms.insert(place.room_id, Entry { tail, member });
     }
 

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chatapi_auth::{Caller, Denied};
-use chatapi_domain::{ConnectionId, NewMessage, UserId};
+use chatapi_domain::NewMessage;
 use chatapi_realtime::{Answer, Fetch, Outgoing, Session, Step, Stop, Sync};
 use chatapi_storage::Result as StoreResult;
 use futures_util::{SinkExt, StreamExt};
-use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes};
 
 use super::Socket;
 use super::close::Close;
 use super::command::{self, Then};
+use super::frame::{self, text_frame};
 use crate::api::Api;
 use crate::clock;
 use crate::error::ApiError;
@@ -51,9 +51,6 @@ const MAX_QUEUED: usize = 64;
 
 /// Events written at once.
 const BATCH: usize = 64;
-
-/// Clients come back within this time after a shutdown, each at a moment of its own.
-const SPREAD_MS: u128 = 5000;
 
 /// What a connection waits for beside its client.
 pub(super) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -165,7 +162,7 @@ impl Connection {
     }
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, Ended> {
-        self.send(connected(self.session.connection_id(), self.session.user_id())).await?;
+        self.send(frame::connected(self.session.connection_id(), self.session.user_id(), HEARTBEAT)).await?;
         let stop = self.api.stop.clone();
         // Both wait over many turns: begun anew each time, all connections would queue for one lock.
         let (mut stopping, mut timer) = (pin!(stop.cancelled()), pin!(sleep_until(self.deadline())));
@@ -268,6 +265,7 @@ impl Connection {
             for outgoing in batch.drain(..) {
                 match &*outgoing {
                     Outgoing::CatchUp { room_id, after_seq, after_change } => {
+                        self.session.passes(&outgoing);
                         self.behind.push_back((*room_id, *after_seq, *after_change));
                     }
                     Outgoing::Entered(_) => _ = self.session.passes(&outgoing),
@@ -453,23 +451,14 @@ impl Connection {
     }
 
     async fn say_goodbye(&mut self) {
-        #[derive(Serialize)]
-        struct Goodbye {
-            #[serde(rename = "type")]
-            kind: &'static str,
-            reconnect_after_ms: u64,
-        }
         // What was begun is answered first.
         if let Some(work) = self.work.take()
             && let Ok(done) = timeout(Duration::from_secs(1), work).await
         {
             let _ = self.finish(done).await;
         }
-        let own = self.session.connection_id().as_uuid().as_u128() % SPREAD_MS;
-        let reconnect_after_ms = u64::try_from(own).unwrap_or(0);
-        let goodbye = Goodbye { kind: "server.shutdown", reconnect_after_ms };
-        let text = serde_json::to_vec(&goodbye).unwrap_or_default();
-        let _ = timeout(Duration::from_secs(1), self.socket.send(text_frame(text.into()))).await;
+        let goodbye = frame::goodbye(self.session.connection_id());
+        let _ = timeout(Duration::from_secs(1), self.socket.send(text_frame(goodbye))).await;
     }
 }
 
@@ -480,25 +469,7 @@ async fn until_done<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>
     }
 }
 
-fn text_frame(text: Bytes) -> Message {
-    Message::Text(Utf8Bytes::try_from(text).unwrap_or_default())
-}
-
 fn failed(request_id: Option<&str>, error: &ApiError) -> Bytes {
     crate::dispatch::log_error(error);
     command::error(request_id, error)
-}
-
-fn connected(connection_id: ConnectionId, user_id: &UserId) -> Bytes {
-    #[derive(Serialize)]
-    struct Connected<'a> {
-        #[serde(rename = "type")]
-        kind: &'static str,
-        connection_id: ConnectionId,
-        user_id: &'a UserId,
-        heartbeat_seconds: u64,
-    }
-    let heartbeat_seconds = HEARTBEAT.as_secs();
-    let connected = Connected { kind: "connected", connection_id, user_id, heartbeat_seconds };
-    serde_json::to_vec(&connected).unwrap_or_default().into()
 }

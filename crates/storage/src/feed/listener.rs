@@ -14,7 +14,7 @@ use super::{Feed, NOTIFY, Position, Signal};
 use crate::nodes::{self, BEAT};
 use crate::{Connector, Error, Result};
 
-/// What gathers within this time is told at once. Half of what one node waits for another.
+/// What gathers within this time is told at once.
 const GATHER: Duration = Duration::from_millis(3);
 
 /// After a break the next try follows this much later.
