@@ -34,6 +34,9 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         | Route::TenantsDelete
         | Route::KeysList
         | Route::AuditList
+        | Route::UsageTotals
+        | Route::UsageList
+        | Route::OwnUsageList
         | Route::KeysRevoke
         | Route::OwnKeysList
         | Route::OwnKeysRevoke

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use chatapi_domain::{Bucket, KeyId, Settings, Tenant, Timestamp, UserId, Verdict};
 
+use chatapi_storage::Meter;
+
 use crate::Moment;
 
 /// Who asks: a tenant's backend, or one of its users, with the settings in force.
@@ -65,19 +67,32 @@ impl Caller {
     /// several `nodes` each has its share.
     #[must_use]
     pub fn charge(&self, nodes: usize, now: Moment) -> Verdict {
-        self.shared.bucket.take(self.settings.rate.shared_by(nodes), now.monotonic)
+        let verdict = self.shared.bucket.take(self.settings.rate.shared_by(nodes), now.monotonic);
+        self.shared.meter.request(verdict.allowed);
+        verdict
+    }
+
+    /// What counts the tenant's use on this node.
+    #[must_use]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.shared.meter
     }
 }
 
 /// What all that is remembered of one tenant shares.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct OfTenant {
     pub(crate) bucket: Bucket,
+    pub(crate) meter: Arc<Meter>,
     /// What was read before this moment of the monotonic clock may be wrong by now.
     stale_before: AtomicU64,
 }
 
 impl OfTenant {
+    pub(crate) fn new(meter: Arc<Meter>) -> Self {
+        Self { bucket: Bucket::default(), meter, stale_before: AtomicU64::new(0) }
+    }
+
     pub(crate) fn outdate(&self, since: u64) {
         self.stale_before.fetch_max(since, Relaxed);
     }

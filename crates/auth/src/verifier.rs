@@ -132,7 +132,7 @@ impl Verifier {
     }
 
     pub(crate) fn shared(&self, tenant: TenantId) -> Arc<OfTenant> {
-        self.inner.shared.get_with(tenant, Arc::default)
+        self.inner.shared.get_with(tenant, || Arc::new(OfTenant::new(self.inner.store.meter(tenant))))
     }
 
     /// Whether what was read then must be read again before it is used.

@@ -76,6 +76,8 @@ pub struct Settings {
     pub max_connections_per_user: u32,
     /// Whether it is told, and shown, who is online.
     pub presence: bool,
+    /// Messages it may send in a calendar month (UTC), if there is a limit.
+    pub monthly_message_quota: Option<u64>,
 }
 
 impl Config {
@@ -216,6 +218,7 @@ impl Config {
             max_connections: self.max_connections.unwrap_or(10_000),
             max_connections_per_user: self.max_connections_per_user.unwrap_or(defaults.max_connections_per_user),
             presence: self.presence.unwrap_or(true),
+            monthly_message_quota: self.monthly_message_quota,
         }
     }
 }

@@ -60,6 +60,13 @@ macro_rules! id {
                 Self(Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, micros / 1_000_000, nanos)))
             }
 
+            /// When it was made, in whole milliseconds: what it begins with.
+            #[must_use]
+            pub fn made_at(&self) -> Timestamp {
+                let millis = self.0.as_u128() >> 80;
+                Timestamp::from_micros(i64::try_from(millis).unwrap_or(0) * 1000)
+            }
+
             /// The id over these 16 bytes.
             #[must_use]
             pub const fn from_uuid(id: Uuid) -> Self {

@@ -39,6 +39,18 @@ impl Timestamp {
         parsed.map_err(|_| Invalid::new(field, "expected a time like 2026-01-31T12:00:00Z"))
     }
 
+    /// The calendar month in which it is, in UTC: its first moment, and the first of the next.
+    #[must_use]
+    pub fn month(self) -> (Self, Self) {
+        let moment = jiff::Timestamp::from_microsecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let day = jiff::tz::Offset::UTC.to_datetime(moment).date();
+        let first = |day: jiff::civil::Date| {
+            let moment = jiff::tz::Offset::UTC.to_timestamp(day.at(0, 0, 0, 0));
+            Self(moment.unwrap_or(jiff::Timestamp::MAX).as_microsecond())
+        };
+        (first(day.first_of_month()), first(day.last_of_month().tomorrow().unwrap_or(jiff::civil::Date::MAX)))
+    }
+
     /// The wire form in a buffer on the stack: `2026-01-31T12:00:00.123456Z`.
     fn render(self) -> [u8; 27] {
         let moment = jiff::Timestamp::from_microsecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -87,5 +99,18 @@ mod tests {
         assert_eq!(Timestamp::parse("at", "2026-01-31T13:00:00.123456789+01:00"), Ok(moment));
         assert!(Timestamp::parse("at", "tomorrow").is_err());
         assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn a_month_begins_and_ends_at_midnight() {
+        let month = |text| {
+            let (begins, ends) = Timestamp::parse("at", text).expect("a time").month();
+            (begins.to_string(), ends.to_string())
+        };
+
+        let december = ("2026-12-01T00:00:00.000000Z".to_owned(), "2027-01-01T00:00:00.000000Z".to_owned());
+        assert_eq!(month("2026-12-31T23:59:59.999999Z"), december);
+        assert_eq!(month("2026-12-01T00:00:00Z"), december);
+        assert_eq!(month("2028-02-29T12:00:00Z").1, "2028-03-01T00:00:00.000000Z");
     }
 }

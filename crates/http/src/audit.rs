@@ -25,13 +25,15 @@ const fn action(route: Route) -> Option<&'static str> {
         Route::TenantsGet => "tenant.get",
         Route::KeysList => "key.list",
         Route::AuditList => "audit.list",
+        Route::UsageTotals | Route::UsageList => "usage.list",
         _ => return None,
     })
 }
 
 /// Whether a request must be noted though it changes nothing: the operator's, where it was refused.
 const fn only_refused(route: Route) -> bool {
-    matches!(route, Route::TenantsList | Route::TenantsGet | Route::KeysList | Route::AuditList)
+    use Route::{AuditList, KeysList, TenantsGet, TenantsList, UsageList, UsageTotals};
+    matches!(route, TenantsList | TenantsGet | KeysList | AuditList | UsageTotals | UsageList)
 }
 
 /// What is known of a request before it is answered; nothing of one that is not to be noted.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chatapi_auth::{Caller, Moment};
 use chatapi_domain::access::Actor;
 use chatapi_domain::{Settings, Timestamp, UserId};
-use chatapi_storage::TenantStore;
+use chatapi_storage::{Messages, TenantStore};
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use hyper::upgrade::OnUpgrade;
@@ -66,6 +66,12 @@ impl Call {
         Ok(self.api.store.tenant(self.caller()?.tenant.tenant_id))
     }
 
+    /// The messages of the tenant that asks, counted, and within its quota.
+    pub(crate) fn messages(&self) -> Result<Messages<'_>, ApiError> {
+        let caller = self.caller()?;
+        Ok(self.store()?.messages().metered(caller.meter(), caller.settings.monthly_message_quota))
+    }
+
     /// The user in whose name the backend asks.
     pub(crate) fn user(&self) -> Result<UserId, ApiError> {
         match self.actor()? {
@@ -82,6 +88,9 @@ impl Call {
         });
         let named = named.transpose()?;
         let own = self.token_user().or(self.ticket_user.as_ref());
+        if let (Some(user), Some(caller)) = (own.or(named.as_ref()), &self.caller) {
+            caller.meter().active(user);
+        }
         match (own, named) {
             (Some(own), Some(named)) if *own != named => {
                 Err(ApiError::new(Kind::Forbidden, "X-User-Id is not the user of the token"))

@@ -274,6 +274,7 @@ fn respond(reply: Reply) -> Response<Full<Bytes>> {
     if !empty {
         let content_type = match reply.content_type {
             ContentType::Json => "application/json",
+            ContentType::Csv => "text/csv; charset=utf-8; header=present",
             ContentType::Metrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

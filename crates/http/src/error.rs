@@ -28,6 +28,7 @@ pub(crate) enum Kind {
     UpgradeRequired,
     IdempotencyKeyReused,
     RateLimited,
+    QuotaExceeded,
     Internal,
     Unavailable,
 }
@@ -45,7 +46,7 @@ impl Kind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -65,6 +66,7 @@ impl Kind {
             Self::UpgradeRequired => "upgrade_required",
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::RateLimited => "rate_limit_exceeded",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::Internal => "internal_error",
             Self::Unavailable => "unavailable",
         }
@@ -106,6 +108,12 @@ impl ApiError {
     pub(crate) fn rate_limited(message: &'static str, wait_nanos: u64) -> Self {
         let mut error = Self::new(Kind::RateLimited, message);
         error.0.retry_after = Some(wait_nanos.div_ceil(1_000_000_000).max(1));
+        error
+    }
+
+    fn quota_exceeded(retry_seconds: u64) -> Self {
+        let mut error = Self::new(Kind::QuotaExceeded, "The tenant's monthly message quota is used up");
+        error.0.retry_after = Some(retry_seconds.max(1));
         error
     }
 
@@ -190,6 +198,7 @@ impl From<StoreError> for ApiError {
             StoreError::Forbidden(why) => Self::new(Kind::Forbidden, why),
             StoreError::Conflict(why) => Self::new(Kind::Conflict, why),
             StoreError::Invalid(invalid) => invalid.into(),
+            StoreError::QuotaExceeded { retry_seconds } => Self::quota_exceeded(retry_seconds),
             error @ StoreError::Unavailable(_) => Self::unavailable(error),
             error @ (StoreError::Corrupt { .. } | StoreError::Database(_)) => Self::internal(error),
         }

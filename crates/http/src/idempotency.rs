@@ -113,6 +113,7 @@ fn to_answer(error: &ApiError, request_id: &str) -> Option<Answer> {
         | Kind::UpgradeRequired
         | Kind::IdempotencyKeyReused
         | Kind::RateLimited
+        | Kind::QuotaExceeded
         | Kind::Internal
         | Kind::Unavailable => None,
     }

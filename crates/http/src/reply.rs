@@ -13,6 +13,7 @@ use crate::error::ApiError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ContentType {
     Json,
+    Csv,
     /// The text format of Prometheus (`OpenMetrics`).
     Metrics,
 }
@@ -79,6 +80,11 @@ impl Reply {
     /// `200` and metrics in text.
     pub(crate) fn metrics(text: String) -> Self {
         Self { body: text.into(), content_type: ContentType::Metrics, status: StatusCode::OK, ..Self::no_content() }
+    }
+
+    /// `200` and a table.
+    pub(crate) fn csv(text: String) -> Self {
+        Self { body: text.into(), content_type: ContentType::Csv, status: StatusCode::OK, ..Self::no_content() }
     }
 
     /// Says which message this shows.

@@ -58,6 +58,8 @@ routes! {
     TenantsUpdate   "PATCH"  "/admin/tenants/{tenant_id}"                 Operator;
     TenantsDelete   "DELETE" "/admin/tenants/{tenant_id}"                 Operator;
     AuditList       "GET"    "/admin/audit-log"                           Operator;
+    UsageTotals     "GET"    "/admin/usage"                               Operator;
+    UsageList       "GET"    "/admin/tenants/{tenant_id}/usage"           Operator;
     KeysList        "GET"    "/admin/tenants/{tenant_id}/keys"            Operator;
     KeysCreate      "POST"   "/admin/tenants/{tenant_id}/keys"            Operator;
     KeysRevoke      "DELETE" "/admin/tenants/{tenant_id}/keys/{key_id}"   Operator;
@@ -65,6 +67,7 @@ routes! {
 
     TenantGet       "GET"    "/tenant"                                    Backend;
     TenantUpdate    "PATCH"  "/tenant"                                    Backend;
+    OwnUsageList    "GET"    "/tenant/usage"                              Backend;
     OwnKeysList     "GET"    "/tenant/keys"                               Backend;
     OwnKeysCreate   "POST"   "/tenant/keys"                               Backend;
     OwnKeysRevoke   "DELETE" "/tenant/keys/{key_id}"                      Backend;

@@ -10,6 +10,7 @@ mod receipts;
 mod rooms;
 mod tenants;
 mod tokens;
+mod usage;
 
 use serde::{Deserialize, Deserializer};
 
@@ -32,6 +33,8 @@ pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> 
         Route::TenantsUpdate => Box::pin(tenants::update(call)).await,
         Route::TenantsDelete => tenants::delete(call).await,
         Route::AuditList => audit::list(call).await,
+        Route::UsageTotals => Box::pin(usage::totals(call)).await,
+        Route::UsageList | Route::OwnUsageList => Box::pin(usage::list(call)).await,
         Route::KeysList | Route::OwnKeysList => keys::list(call).await,
         Route::KeysCreate | Route::OwnKeysCreate => Box::pin(keys::create(call)).await,
         Route::KeysRevoke | Route::OwnKeysRevoke => Box::pin(keys::revoke(call)).await,

@@ -91,6 +91,7 @@ pub(crate) async fn open(mut call: Call) -> Result<Reply, ApiError> {
         let Some(mut socket) = hand_over(upgrade).await else { return };
         match registered {
             Ok(session) => {
+                let _open = caller.meter().connection();
                 api.metrics.sockets.inc();
                 Connection::new(api.clone(), caller, session, socket, peer).run().await;
                 api.metrics.sockets.dec();

@@ -7,7 +7,7 @@
 //! more than one tenant.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chatapi_domain::{RoomId, TenantId};
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Result;
 use crate::db::Db;
 use crate::row::get;
+use crate::usage::tally_erased;
 
 /// Messages erased in one statement: some ten milliseconds of work.
 const STEP: i64 = 2000;
@@ -23,10 +24,21 @@ const STEP: i64 = 2000;
 /// How often what an earlier run left is looked for.
 const PAUSE: Duration = Duration::from_secs(10);
 
-const ERASE: &str = "
-    delete from messages
-     where tenant_id = $1 and room_id = $2
-       and seq = any (array(select seq from messages where tenant_id = $1 and room_id = $2 order by seq limit $3))";
+/// How often what has become too old is looked for.
+const BY_AGE: Duration = Duration::from_mins(10);
+
+/// Of a room's messages the oldest `$3` below seq `$4`.
+pub(crate) const ERASE: &str = concat!(
+    "with gone as (
+        delete from messages
+         where tenant_id = $1 and room_id = $2
+           and seq = any (array(select seq from messages
+                                 where tenant_id = $1 and room_id = $2 and seq < $4 order by seq limit $3))
+        returning message_id) ",
+    tally_erased!("$1")
+);
+
+const ALL: i64 = i64::MAX;
 
 const FORGET: &str = "delete from erased_rooms where tenant_id = $1 and room_id = $2";
 
@@ -34,7 +46,7 @@ const PENDING: &str = "select tenant_id, room_id from erased_rooms order by tena
 
 /// Erases all messages of a room that is gone.
 pub(crate) async fn erase_room(db: &Db, tenant: TenantId, room: RoomId) -> Result<()> {
-    while db.execute(ERASE, &[&tenant, &room, &STEP]).await? > 0 {}
+    while db.execute(ERASE, &[&tenant, &room, &STEP, &ALL]).await? > 0 {}
     db.execute(FORGET, &[&tenant, &room]).await.map(|_| ())
 }
 
@@ -50,11 +62,12 @@ const HIDE_ROOM: &str = "
 
 /// What a tenant has beside its rooms, in steps. Its keys go last but itself: as long as they are
 /// there, they are refused by name.
-const REST: [&str; 6] = [
+const REST: [&str; 7] = [
     "delete from idempotency_keys where ctid = any (array(
         select ctid from idempotency_keys where tenant_id = $1 limit $2))",
     "delete from presence where ctid = any (array(select ctid from presence where tenant_id = $1 limit $2))",
     "delete from last_seen where ctid = any (array(select ctid from last_seen where tenant_id = $1 limit $2))",
+    "delete from active_users where ctid = any (array(select ctid from active_users where tenant_id = $1 limit $2))",
     "delete from token_revocations where ctid = any (array(
         select ctid from token_revocations where tenant_id = $1 limit $2))",
     "delete from socket_tickets where ctid = any (array(
@@ -76,7 +89,7 @@ async fn erase_tenant(db: &Db, tenant: TenantId) -> Result<()> {
         let pending = db.query(PENDING_OF, &[&tenant]).await?;
         for row in &pending {
             let room: RoomId = get(row, "room_id")?;
-            while step(db, ERASE, &[&tenant, &room, &STEP]).await? > 0 {}
+            while step(db, ERASE, &[&tenant, &room, &STEP, &ALL]).await? > 0 {}
             db.execute(FORGET, &[&tenant, &room]).await?;
         }
         if rooms.is_empty() && pending.is_empty() {
@@ -91,8 +104,8 @@ async fn erase_tenant(db: &Db, tenant: TenantId) -> Result<()> {
     Ok(())
 }
 
-async fn step(db: &Db, sql: &'static str, params: &crate::db::Params<'_>) -> Result<u64> {
-    let start = std::time::Instant::now();
+pub(crate) async fn step(db: &Db, sql: &'static str, params: &crate::db::Params<'_>) -> Result<u64> {
+    let start = Instant::now();
     let rows = db.execute(sql, params).await?;
     tokio::time::sleep(start.elapsed()).await;
     Ok(rows)
@@ -100,23 +113,31 @@ async fn step(db: &Db, sql: &'static str, params: &crate::db::Params<'_>) -> Res
 
 /// Finishes, again and again until `stop`, what was begun and not finished.
 pub(crate) async fn sweep(db: Db, wake: Arc<Notify>, stop: CancellationToken) {
+    let mut aged: Option<Instant> = None;
     let work = async {
         loop {
-            let _ = tokio::time::timeout(PAUSE, wake.notified()).await;
-            if let Err(error) = sweep_once(&db).await {
-                tracing::debug!(%error, "Erasing will be tried again");
+            let woken = tokio::time::timeout(PAUSE, wake.notified()).await.is_ok();
+            let by_age = woken || aged.is_none_or(|at| at.elapsed() > BY_AGE);
+            match sweep_once(&db, by_age).await {
+                Ok(()) if by_age => aged = Some(Instant::now()),
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "Erasing will be tried again"),
             }
         }
     };
     stop.run_until_cancelled(work).await;
 }
 
-async fn sweep_once(db: &Db) -> Result<()> {
+async fn sweep_once(db: &Db, by_age: bool) -> Result<()> {
     for row in db.query(PENDING, &[]).await? {
         erase_room(db, get(&row, "tenant_id")?, get(&row, "room_id")?).await?;
     }
     for row in db.query(DELETING, &[]).await? {
         erase_tenant(db, get(&row, "tenant_id")?).await?;
+    }
+    if by_age {
+        crate::retention::sweep(db).await?;
+        crate::usage::close_hours(db).await?;
     }
     crate::tokens::forget_old(db).await?;
     crate::idempotency::forget_old(db).await

@@ -23,6 +23,12 @@ pub enum Error {
     /// A value does not fit what is stored.
     #[error(transparent)]
     Invalid(#[from] chatapi_domain::Invalid),
+    /// The tenant has sent as many messages as it may in this month.
+    #[error("the monthly message quota is used up")]
+    QuotaExceeded {
+        /// Whole seconds until the next month begins.
+        retry_seconds: u64,
+    },
     /// No connection within the wait, a broken connection, a full queue, a time-out: the caller
     /// may try again. A write may have been done all the same if its connection broke.
     #[error("the database is unavailable")]

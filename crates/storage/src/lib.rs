@@ -20,15 +20,19 @@ mod idempotency;
 mod keys;
 mod members;
 mod messages;
+mod meter;
 mod migrate;
 mod nodes;
 mod presence;
+mod quota;
 mod receipts;
+mod retention;
 mod rooms;
 mod row;
 mod store;
 mod tenants;
 mod tokens;
+mod usage;
 mod writer;
 
 pub use audit::{Audit, AuditEntry};
@@ -40,6 +44,7 @@ pub use idempotency::{Answer, Begun, Idempotency, Reservation, Shows};
 pub use keys::{FoundKey, Keys};
 pub use members::Members;
 pub use messages::{History, Messages};
+pub use meter::{Meter, OpenConnection};
 pub use nodes::{Node, TenantUser};
 pub use presence::{Presence, Status};
 pub use receipts::Receipts;
@@ -47,6 +52,7 @@ pub use rooms::{RoomCursor, Rooms};
 pub use store::{Options, Store, TenantStore};
 pub use tenants::{FoundTenant, Tenants};
 pub use tokens::{Issuer, Ticket, Tokens};
+pub use usage::{Granularity, Usage, UsageLog};
 pub use writer::{Appended, QueueStatus};
 
 /// What the benchmark compares with: the same statement and session, without the writer.

@@ -1,6 +1,8 @@
 //! Messages of one tenant's rooms: history, edits, erasure, the changes feed. Sending is in
 //! [`writer`](crate::writer).
 
+use std::sync::Arc;
+
 use chatapi_domain::access::Actor;
 use chatapi_domain::{
     Change, Content, HistoryQuery, Json, Message, MessageId, NewMessage, Order, RoomId, TenantId, Timestamp, UserId,
@@ -9,6 +11,8 @@ use tokio_postgres::Row;
 
 use crate::db::Db;
 use crate::feed::Feed;
+use crate::meter::Meter;
+use crate::quota::{self, Reserved};
 use crate::rooms::standing;
 use crate::row::{self, get, message_columns, visible_room};
 use crate::writer::{Appended, Writer};
@@ -21,6 +25,8 @@ pub struct Messages<'a> {
     pub(crate) writer: &'a Writer,
     pub(crate) feed: &'a Feed,
     pub(crate) tenant: TenantId,
+    /// What counts what is sent, and the quota in force.
+    pub(crate) metered: Option<(&'a Arc<Meter>, Option<u64>)>,
 }
 
 /// A page of a room's messages.
@@ -107,7 +113,14 @@ const ERASE: &str = change!("content = '', meta = null, deleted_at = $4", messag
 
 const ERASE_ANSWERS: &str = "update idempotency_keys set body = null where tenant_id = $1 and message_id = $2";
 
-impl Messages<'_> {
+impl<'a> Messages<'a> {
+    /// Counts what is sent, and sends no more in a month than `quota`.
+    #[must_use]
+    pub fn metered(mut self, meter: &'a Arc<Meter>, quota: Option<u64>) -> Self {
+        self.metered = Some((meter, quota));
+        self
+    }
+
     /// Appends a message under the room's next seq, and moves the sender's own positions to it.
     ///
     /// The room's row lock orders writers, so numbers have no gaps and become visible in order.
@@ -119,15 +132,62 @@ impl Messages<'_> {
     /// [`Error::NotFound`] if the sender may not see the room, [`Error::Forbidden`] if it is a
     /// channel that the sender has not joined; [`Error::Invalid`] if `reply_to` is no message of
     /// the room; [`Error::Unavailable`] if the queue is full, or the connection broke, and then
-    /// the message may be there all the same.
+    /// the message may be there all the same; [`Error::QuotaExceeded`] if the quota is used up.
     pub async fn append(&self, new: NewMessage) -> Result<Appended> {
-        self.writer.append(self.tenant, new).await
+        let reserved = match self.reserve(new.message_id).await {
+            Ok(reserved) => reserved,
+            Err(refused) => return self.refuse(&new, refused).await,
+        };
+        let appended = self.writer.append(self.tenant, new).await;
+        self.count(reserved, &appended);
+        appended
     }
 
     /// Appends messages of one sender, which become durable in this order; as [`Messages::append`],
     /// each with a result of its own.
     pub async fn append_all(&self, news: Vec<NewMessage>) -> Vec<Result<Appended>> {
-        self.writer.append_all(self.tenant, news).await
+        let (mut reservations, mut allowed, mut results) = (Vec::new(), Vec::new(), Vec::new());
+        for new in news {
+            match self.reserve(new.message_id).await {
+                Ok(reserved) => {
+                    reservations.push(reserved);
+                    allowed.push(new);
+                    results.push(None);
+                }
+                Err(refused) => results.push(Some(self.refuse(&new, refused).await)),
+            }
+        }
+        let appended = self.writer.append_all(self.tenant, allowed).await;
+        let mut stored = appended.into_iter().zip(reservations).map(|(appended, reserved)| {
+            self.count(reserved, &appended);
+            appended
+        });
+        let missing = || Err(Error::unavailable("a message got no answer"));
+        results.into_iter().map(|refused| refused.or_else(|| stored.next()).unwrap_or_else(missing)).collect()
+    }
+
+    async fn reserve(&self, id: MessageId) -> Result<Option<Reserved>> {
+        let Some((meter, Some(quota))) = self.metered else { return Ok(None) };
+        quota::reserve(self.db, meter, self.feed.nodes(), quota, id).await.map(Some)
+    }
+
+    /// A message the quota has no room for: it may break another rule, or have been sent before.
+    async fn refuse(&self, new: &NewMessage, refused: Error) -> Result<Appended> {
+        match self.writer.explain(self.tenant, new).await? {
+            Some(message) => Ok(Appended { message, created: false }),
+            None => Err(refused),
+        }
+    }
+
+    fn count(&self, reserved: Option<Reserved>, appended: &Result<Appended>) {
+        if let (Some((meter, _)), Ok(appended)) = (self.metered, appended)
+            && appended.created
+        {
+            meter.stored(appended.message.content.len());
+            if let Some(reserved) = reserved {
+                reserved.stored();
+            }
+        }
     }
 
     /// A page of a room's history.

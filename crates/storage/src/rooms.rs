@@ -59,7 +59,7 @@ const LIST_OF_USER: &str = concat!(
     "select ",
     room_columns!(),
     ", p.role, p.delivered_seq, p.read_seq,
-       r.last_seq - p.read_seq - (
+       r.last_seq - greatest(p.read_seq, r.first_seq - 1) - (
            select count(*) from messages d
             where d.tenant_id = $1 and d.room_id = r.room_id and d.seq > p.read_seq and d.deleted_at is not null
        ) as unread_count, ",

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::db::Db;
+use crate::meter::{Meters, keep_adding};
 use crate::writer::Writer;
 use crate::{
-    Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Node, PoolStatus, Presence, QueueStatus,
-    Receipts, Result, Rooms, Tenants, Tokens, erasure, feed, migrate,
+    Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Meter, Node, PoolStatus, Presence,
+    QueueStatus, Receipts, Result, Rooms, Tenants, Tokens, UsageLog, erasure, feed, migrate,
 };
 
 /// How many connections a store keeps.
@@ -37,6 +38,7 @@ pub struct Store {
     writer: Arc<Writer>,
     feed: Feed,
     connector: Connector,
+    meters: Arc<Meters>,
     /// Wakes those who erase.
     erase: Arc<Notify>,
     stop: CancellationToken,
@@ -61,7 +63,9 @@ impl Store {
         let erase = Arc::new(Notify::new());
         tasks.spawn(erasure::sweep(db.clone(), erase.clone(), stop.clone()));
         tasks.spawn(feed::run(feed.clone(), connector.clone(), stop.clone()));
-        Ok(Self { db, writer, feed, connector, erase, stop, tasks })
+        let meters: Arc<Meters> = Arc::default();
+        tasks.spawn(keep_adding(meters.clone(), db.clone(), node_id, stop.clone()));
+        Ok(Self { db, writer, feed, connector, meters, erase, stop, tasks })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once.
@@ -90,6 +94,18 @@ impl Store {
     #[must_use]
     pub fn keys(&self) -> Keys<'_> {
         Keys { db: &self.db }
+    }
+
+    /// What tenants used.
+    #[must_use]
+    pub fn usage(&self) -> UsageLog<'_> {
+        UsageLog { db: &self.db }
+    }
+
+    /// What counts a tenant's use on this node: to be held by whoever serves the tenant.
+    #[must_use]
+    pub fn meter(&self, tenant: TenantId) -> Arc<Meter> {
+        self.meters.of(tenant)
     }
 
     /// What was done, and tried, with tenants and keys.
@@ -178,7 +194,7 @@ impl<'a> TenantStore<'a> {
     #[must_use]
     pub fn messages(self) -> Messages<'a> {
         let Store { db, writer, feed, .. } = self.store;
-        Messages { db, writer, feed, tenant: self.tenant }
+        Messages { db, writer, feed, tenant: self.tenant, metered: None }
     }
 
     /// How far the members of its rooms are.

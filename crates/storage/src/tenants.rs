@@ -146,6 +146,8 @@ impl Tenants<'_> {
         tx.execute(UPDATE, &[&tenant, &changed.name, &changed.status.as_str(), &config]).await?;
         tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
         tx.commit().await?;
+        // What a shorter retention ends goes now.
+        self.erase.notify_one();
         Ok(changed)
     }
 

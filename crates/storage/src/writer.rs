@@ -203,7 +203,7 @@ impl Writer {
 
     /// The message that was there before; or the rule that `new` breaks; or nothing, if all is
     /// well by now.
-    async fn explain(&self, tenant: TenantId, new: &NewMessage) -> Result<Option<Message>> {
+    pub(crate) async fn explain(&self, tenant: TenantId, new: &NewMessage) -> Result<Option<Message>> {
         let row = self
             .db
             .query_opt(

@@ -51,7 +51,7 @@ pub(crate) async fn send(call: Call) -> Result<Reply, ApiError> {
     let body: SendBody = call.json()?;
     let message_id = call.subject.map_or_else(|| MessageId::new(call.now()), MessageId::from_uuid);
     let new = body.into_message(message_id, room_id, sender_id, call.settings()?)?;
-    let appended = call.store()?.messages().append(new).await?;
+    let appended = call.messages()?.append(new).await?;
     if appended.created {
         call.api.metrics.messages_sent.inc();
     }

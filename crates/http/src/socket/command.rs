@@ -220,10 +220,12 @@ impl Connection {
     /// Stores messages in the order they were sent in; those that came while the last ones were
     /// under way go together.
     pub(super) fn store(&self, queued: Vec<(Option<String>, NewMessage)>) -> Work {
-        let (api, tenant) = (self.api.clone(), self.caller.tenant.tenant_id);
+        let (api, caller) = (self.api.clone(), self.caller.clone());
         let storing = self.api.tasks.spawn(async move {
             let (ids, news): (Vec<_>, Vec<_>) = queued.into_iter().unzip();
-            let results = api.store.tenant(tenant).messages().append_all(news).await;
+            let messages = api.store.tenant(caller.tenant.tenant_id).messages();
+            let messages = messages.metered(caller.meter(), caller.settings.monthly_message_quota);
+            let results = messages.append_all(news).await;
             let answers = ids.into_iter().zip(results).map(|(id, sent)| {
                 let answer = sent.map_err(ApiError::from).and_then(|sent| {
                     if sent.created {

@@ -253,6 +253,7 @@ impl Connection {
                 return Err(Ended::Closed(Close::NoPong));
             }
             self.ping_at = now + HEARTBEAT;
+            self.caller.meter().active(self.session.user_id());
             self.write_one(Message::Ping(Bytes::new())).await?;
         }
         Ok(())
@@ -284,8 +285,13 @@ impl Connection {
             self.socket.flush().await
         };
         timeout(WRITE_PATIENCE, writing).await.map_err(|_| Ended::Closed(Close::TooSlow))??;
-        self.api.metrics.events_sent.inc_by(sent);
+        self.delivered(sent);
         Ok(())
+    }
+
+    fn delivered(&self, events: u64) {
+        self.api.metrics.events_sent.inc_by(events);
+        self.caller.meter().delivered(events);
     }
 
     async fn send(&mut self, text: Bytes) -> Result<(), Ended> {
@@ -333,6 +339,7 @@ impl Connection {
     fn hear_command(&mut self, text: &str) -> Result<Option<Bytes>, Ended> {
         let request_id = command::request_id(text);
         let request_id = request_id.as_deref();
+        self.caller.meter().active(self.session.user_id());
         let verdict = self.caller.charge(self.api.store.feed().nodes(), clock::now());
         if !verdict.allowed {
             let now = Instant::now();
@@ -433,7 +440,7 @@ impl Connection {
             self.socket.flush().await
         };
         timeout(WRITE_PATIENCE, writing).await.map_err(|_| Ended::Closed(Close::TooSlow))??;
-        self.api.metrics.events_sent.inc_by(sent);
+        self.delivered(sent);
         self.fetch(syncing, next);
         Ok(())
     }

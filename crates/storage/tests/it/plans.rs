@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chatapi_domain::access::Actor;
 use chatapi_domain::{Content, HistoryQuery, MessageId, Order, ReceiptKind, Role, RoomId, RoomPatch, RoomType};
-use chatapi_storage::{Connector, Options, Reservation, Store};
+use chatapi_storage::{Connector, Granularity, Options, Reservation, Store};
 use chatapi_testkit::Server;
 use futures_util::future::join_all;
 use tokio_postgres::NoTls;
@@ -101,6 +101,13 @@ async fn ask_everything(store: &Store, tenant_id: chatapi_domain::TenantId, larg
     chat.idempotency().release(&request).await.expect("released");
     store.tenants().get(tenant_id).await.expect("found");
     store.tenants().list(None, None, None, 50).await.expect("listed");
+    let quota = Some(1_000_000_000);
+    let metered = store.meter(tenant_id);
+    chat.messages().metered(&metered, quota).append(message(large, "alice", "x")).await.expect("sent");
+    for granularity in [Granularity::Hour, Granularity::Day] {
+        store.usage().list(tenant_id, now.plus_seconds(-86_400), now, granularity).await.expect("listed");
+    }
+    store.usage().totals(now.plus_seconds(-86_400), now, None, 50).await.expect("listed");
     store.keys().find(&chatapi_domain::KeyId::parse("0123456789ab").expect("an id")).await.expect("asked");
 }
 
