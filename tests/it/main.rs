@@ -10,6 +10,7 @@ mod live;
 mod members;
 mod messages;
 mod operations;
+mod operator;
 mod rate_limits;
 mod receipts;
 mod rooms;

@@ -14,7 +14,7 @@ use crate::sockets::{Door, Heard, Listeners, bare, content};
 use crate::system::room_id;
 
 /// Messages that may be under way at once: enough to keep everybody busy, too few to fill a queue.
-const WINDOW: u64 = 16;
+const WINDOW: u64 = 64;
 
 /// Connections that only wait.
 const IDLE: usize = 10_000;

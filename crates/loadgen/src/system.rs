@@ -256,10 +256,11 @@ impl Tenant {
         &self.key
     }
 
-    /// A request that costs nothing but who asks: the tenant itself.
+    /// A request that costs nothing but who asks: the tenant itself. Numbered, so that there are many.
     #[must_use]
-    pub(crate) fn own(&self) -> Bytes {
-        self.get("/tenant", None)
+    pub(crate) fn own(&self, number: u32) -> Bytes {
+        let key = &self.key;
+        format!("GET /tenant HTTP/1.1\r\nhost: bench\r\nx-api-key: {key}\r\nx-number: {number:05}\r\n\r\n").into()
     }
 
     /// A request with a key that nobody has.

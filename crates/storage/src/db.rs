@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -70,7 +70,10 @@ impl Db {
             create: Some(Duration::from_secs(5)),
             recycle: Some(Duration::from_secs(5)),
         };
-        let pool = Pool::builder(manager).max_size(size).timeouts(timeouts).runtime(Runtime::Tokio1).build();
+        // The connection used last is the warmest: going round all of them, each statement would find
+        // another process of the database asleep.
+        let pool = Pool::builder(manager).max_size(size).timeouts(timeouts).queue_mode(QueueMode::Lifo);
+        let pool = pool.runtime(Runtime::Tokio1).build();
         Ok(Self { pool: pool.map_err(|error| Error::Unavailable(error.into()))? })
     }
 
