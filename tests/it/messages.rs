@@ -374,3 +374,74 @@ async fn sending_costs_one_round_trip_and_a_known_key_none() {
     let line = app.wait_for_log("\"request_id\":\"known-key\",\"target\":\"chatapi::access\"").await;
     assert_eq!(line["queries"].as_i64(), Some(0), "{line}");
 }
+
+#[tokio::test]
+async fn a_page_that_was_read_before_is_right_at_once_on_every_node() {
+    let one = App::start().await;
+    let two = one.second_node().await;
+    two.ready().await;
+    let tenant = one.tenant("t").await;
+    let (there, room) = (tenant.through(&two), tenant.room("group", &["alice", "bob"]).await);
+    let (alice, bob) = (tenant.user("alice"), there.user("bob"));
+    let path = |query: &str| format!("/rooms/{room}/messages?{query}");
+    let queries = ["", "order=desc", "order=desc&limit=2", "after_seq=1&limit=2", "order=desc&before_seq=4", "limit=1"];
+    let mut expected: Vec<(i64, String)> = Vec::new();
+    let (mut ids, mut first) = (Vec::new(), true);
+    for n in 1..=20_i64 {
+        let said = alice.say(&room, &n.to_string()).await;
+        ids.push(said["message_id"].as_str().expect("an id").to_owned());
+        expected.push((n, n.to_string()));
+        if n % 3 == 0 {
+            let at = usize::try_from(n / 2).expect("small");
+            let path = format!("/rooms/{room}/messages/{}", ids[at]);
+            alice.put(&path, json!({"content": format!("edited {n}")})).await.expect(200);
+            expected[at].1 = format!("edited {n}");
+        }
+        if n % 5 == 0 {
+            let at = usize::try_from(n / 3).expect("small");
+            alice.delete(&format!("/rooms/{room}/messages/{}", ids[at])).await.expect(204);
+            expected[at].1 = String::new();
+        }
+        for query in queries {
+            // Twice: read, and found.
+            for caller in [&bob, &bob, &alice] {
+                let page = caller.get(&path(query)).await.expect(200);
+                let found: Vec<(i64, String)> = page.body["messages"]
+                    .as_array()
+                    .expect("messages")
+                    .iter()
+                    .map(|message| {
+                        (
+                            message["seq"].as_i64().expect("a seq"),
+                            message["content"].as_str().expect("a text").to_owned(),
+                        )
+                    })
+                    .collect();
+                assert_eq!((found, page.body["has_more"] == true), model(&expected, query), "{query} after {n}");
+            }
+        }
+        if first {
+            assert_eq!(there.user("eve").get(&path("")).await.status, 404, "what is in memory is not for everybody");
+            first = false;
+        }
+    }
+    tenant.user("alice").delete(&format!("/rooms/{room}/members/bob")).await.expect(204);
+    assert_eq!(bob.get(&path("")).await.status, 404, "at once");
+    alice.delete(&format!("/rooms/{room}")).await.expect(204);
+    assert_eq!(there.user("alice").get(&path("")).await.status, 404);
+}
+
+/// What a page holds, and whether there is more.
+fn model(all: &[(i64, String)], query: &str) -> (Vec<(i64, String)>, bool) {
+    let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")));
+    let number = |name: &str, usual: i64| parameter(name).map_or(usual, |text| text.parse().expect("a number"));
+    let (after, before) = (number("after_seq", 0), number("before_seq", i64::MAX));
+    let mut page: Vec<_> = all.iter().filter(|(seq, _)| *seq > after && *seq < before).cloned().collect();
+    if parameter("order") == Some("desc") {
+        page.reverse();
+    }
+    let limit = usize::try_from(number("limit", 50)).expect("small");
+    let more = page.len() > limit;
+    page.truncate(limit);
+    (page, more)
+}

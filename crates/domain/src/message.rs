@@ -99,7 +99,7 @@ pub struct Change {
 }
 
 /// In which direction a history is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Order {
     /// Oldest first.
     Ascending,
@@ -108,7 +108,7 @@ pub enum Order {
 }
 
 /// Which part of a room's history is asked for; both bounds are exclusive.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HistoryQuery {
     /// Only messages after this seq.
     pub after_seq: Option<i64>,

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::cors::KnownOrigins;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::pages::Pages;
 use crate::route::Router;
 
 /// What can be set for the server.
@@ -36,6 +37,7 @@ pub struct Api {
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) origins: KnownOrigins,
+    pub(crate) pages: Pages,
     /// Requests that must end even if their client hangs up.
     pub(crate) tasks: TaskTracker,
     /// WebSocket connections.
@@ -60,6 +62,7 @@ impl Api {
             metrics: Metrics::new(),
             health: Health::new(),
             origins: KnownOrigins::new(),
+            pages: Pages::new(),
             tasks: TaskTracker::new(),
             sockets: TaskTracker::new(),
             stop,

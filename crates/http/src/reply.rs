@@ -82,6 +82,11 @@ impl Reply {
         Self { body: text.into(), content_type: ContentType::Metrics, status: StatusCode::OK, ..Self::no_content() }
     }
 
+    /// `200` and JSON that was encoded before.
+    pub(crate) fn page(body: Bytes) -> Self {
+        Self { body, status: StatusCode::OK, ..Self::no_content() }
+    }
+
     /// `200` and a table.
     pub(crate) fn csv(text: String) -> Self {
         Self { body: text.into(), content_type: ContentType::Csv, status: StatusCode::OK, ..Self::no_content() }

@@ -20,7 +20,7 @@ const WHY: &str = include_str!("why.md");
 pub(crate) struct Bench {
     pub(crate) system: System,
     /// Sends through the server.
-    ours: Tenant,
+    pub(crate) ours: Tenant,
     /// Sends by pgbench, into rooms of its own.
     theirs: Tenant,
     pub(crate) runs: usize,
@@ -56,6 +56,7 @@ impl Bench {
         }
         if self.wants("neighbours") {
             text.push_str(&self.neighbours(&mut all).await);
+            text.push_str(&self.deletion(&mut all).await);
         }
         if self.wants("open-loop") {
             text.push_str(&self.open_loop().await);
@@ -87,7 +88,7 @@ impl Bench {
         self.only.as_deref().is_none_or(|only| only == case)
     }
 
-    async fn load(&self, connections: usize, requests: Vec<Bytes>) -> Outcome {
+    pub(crate) async fn load(&self, connections: usize, requests: Vec<Bytes>) -> Outcome {
         self.load_to(self.system.address, connections, requests, None).await
     }
 
@@ -182,7 +183,7 @@ impl Bench {
 
     async fn reads(&self, all: &mut Vec<Goal>) -> String {
         self.system.clear().await;
-        let history = self.system.history(3).await;
+        let history = self.system.history(3, 1000).await;
         let few = self.system.tenant(4, 200).await;
         // The load picks among as many requests in each case: else it would itself be slower in one.
         let one: Vec<Bytes> = (0..10_000).map(|number| self.ours.own(number)).collect();

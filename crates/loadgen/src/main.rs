@@ -5,6 +5,7 @@
 //! `reads`, `neighbours`, `open-loop`, `live`); both print and write nothing.
 
 mod cases;
+mod deletion;
 mod live;
 mod load;
 mod report;

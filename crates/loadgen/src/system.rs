@@ -10,6 +10,8 @@ use bytes::Bytes;
 use chatapi_cluster::{Cluster, Options};
 use chatapi_domain::{RoomId, TenantId, Timestamp};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
@@ -164,17 +166,17 @@ impl System {
         tenant
     }
 
-    /// A tenant with a million messages, 1000 in each of its rooms.
+    /// A tenant with 1000 messages in each of its rooms.
     ///
     /// # Panics
     ///
     /// If the database fails.
-    pub(crate) async fn history(&self, number: u32) -> Tenant {
+    pub(crate) async fn history(&self, number: u32, rooms: usize) -> Tenant {
         const MESSAGES: &str = "
             insert into messages (tenant_id, room_id, seq, message_id, sender_id, content, created_at)
             select tenant_id, room_id, n, gen_random_uuid(), 'user' || n % 20, repeat('x', 100), now()
               from rooms, generate_series(1, 1000) n where tenant_id = $1";
-        let tenant = self.tenant(number, 1000).await;
+        let tenant = self.tenant(number, rooms).await;
         self.sql.execute(MESSAGES, &[tenant.id.as_uuid()]).await.expect("messages");
         let count = "update rooms set last_seq = 1000 where tenant_id = $1";
         self.sql.execute(count, &[tenant.id.as_uuid()]).await.expect("counted");
@@ -182,6 +184,34 @@ impl System {
             self.sql.batch_execute(&format!("vacuum analyze {table}")).await.expect("vacuumed");
         }
         tenant
+    }
+
+    /// Asks the server to delete a tenant.
+    ///
+    /// # Panics
+    ///
+    /// If it does not begin to.
+    pub(crate) async fn delete(&self, tenant: &Tenant) {
+        let mut stream = TcpStream::connect(self.address).await.expect("it listens");
+        let request = format!(
+            "DELETE /admin/tenants/{} HTTP/1.1\r\nhost: bench\r\nx-master-key: {MASTER_KEY}\r\nconnection: close\r\n\r\n",
+            tenant.id
+        );
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    }
+
+    /// Rooms and rooms being erased that a tenant still has.
+    ///
+    /// # Panics
+    ///
+    /// If the database fails.
+    pub(crate) async fn rooms_left(&self, tenant: &Tenant) -> i64 {
+        const LEFT: &str = "select (select count(*) from rooms where tenant_id = $1)
+                                 + (select count(*) from erased_rooms where tenant_id = $1)";
+        self.sql.query_one(LEFT, &[tenant.id.as_uuid()]).await.expect("counted").get(0)
     }
 
     /// Fails unless the numbers of every room are without gap and double.
@@ -227,13 +257,15 @@ impl System {
     }
 }
 
+const MASTER_KEY: &str = "the-master-key-of-the-benchmark-server";
+
 fn serve(database: &str) -> (Child, SocketAddr) {
     let binary: PathBuf = std::env::current_exe().expect("our own path").with_file_name("chatapi");
     let mut server = Command::new(&binary)
         .env_clear()
         .env("DATABASE_URL", database)
         .env("LISTEN_ADDR", "127.0.0.1:0")
-        .env("MASTER_API_KEY", "the-master-key-of-the-benchmark-server")
+        .env("MASTER_API_KEY", MASTER_KEY)
         .env("DEFAULT_RATE_LIMIT", "1000000")
         .env("WS_MAX_CONNECTIONS_PER_USER", "100")
         .stdout(Stdio::piped())

@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 
 use crate::db::Db;
 use crate::feed::Feed;
+use crate::looks::Extent;
 use crate::meter::Meter;
 use crate::quota::{self, Reserved};
 use crate::rooms::standing;
@@ -43,7 +44,8 @@ pub struct History<M = Message> {
 macro_rules! history {
     ($direction:literal) => {
         concat!(
-            "select page.* from (select r.tenant_id, r.room_id from ",
+            "select page.*, r.first_seq, r.last_seq, r.last_change
+               from (select r.tenant_id, r.room_id, r.first_seq, r.last_seq, r.last_change from ",
             visible_room!(),
             ") r left join lateral (select ",
             message_columns!(),
@@ -196,6 +198,15 @@ impl<'a> Messages<'a> {
     ///
     /// [`Error::NotFound`] if there is no room that the actor may see.
     pub async fn history(&self, room: RoomId, actor: &Actor, query: &HistoryQuery) -> Result<History> {
+        Ok(self.history_at(room, actor, query).await?.0)
+    }
+
+    /// The same, with how far the room was at that moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Messages::history`].
+    pub async fn history_at(&self, room: RoomId, actor: &Actor, query: &HistoryQuery) -> Result<(History, Extent)> {
         let sql = match query.order {
             Order::Ascending => OLDEST_FIRST,
             Order::Descending => NEWEST_FIRST,
@@ -203,7 +214,13 @@ impl<'a> Messages<'a> {
         let (after, before) = (query.after_seq.unwrap_or(0), query.before_seq.unwrap_or(i64::MAX));
         let limit = i64::from(query.limit);
         let rows = self.db.query(sql, &[&self.tenant, &room, &actor.user(), &after, &before, &(limit + 1)]).await?;
-        page(&rows, limit, row::message)
+        let first = rows.first().ok_or(Error::NotFound("Room"))?;
+        let extent = Extent {
+            first_seq: get(first, "first_seq")?,
+            last_seq: get(first, "last_seq")?,
+            last_change: get(first, "last_change")?,
+        };
+        Ok((page(&rows, limit, row::message)?, extent))
     }
 
     /// Messages that were edited or deleted since change number `after`, in their present state,

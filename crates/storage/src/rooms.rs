@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 
 use crate::db::{Db, Tx};
 use crate::feed::{notices, tell_in};
+use crate::looks::{Extent, Looks};
 use crate::row::{self, get, message_columns, room_columns, visible_room, word};
 use crate::{Error, Result, erasure};
 
@@ -15,6 +16,7 @@ use crate::{Error, Result, erasure};
 #[derive(Debug, Clone, Copy)]
 pub struct Rooms<'a> {
     pub(crate) db: &'a Db,
+    pub(crate) looks: &'a Looks,
     pub(crate) tenant: TenantId,
 }
 
@@ -207,6 +209,16 @@ impl Rooms<'_> {
     pub async fn get(&self, room: RoomId, actor: &Actor) -> Result<Room> {
         let row = self.db.query_opt(GET, &[&self.tenant, &room, &actor.user()]).await?;
         row.as_ref().map(row::room).transpose()?.ok_or(Error::NotFound("Room"))
+    }
+
+    /// How far a room is that the actor may see; cheaper than anything else that says so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is none that the actor may see; [`Error::Unavailable`] if too
+    /// many ask.
+    pub async fn extent(&self, room: RoomId, actor: &Actor) -> Result<Extent> {
+        self.looks.look(self.tenant, room, actor).await
     }
 
     /// The actor's rooms (the tenant's: all), the one with the newest activity first.

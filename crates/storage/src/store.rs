@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::db::Db;
+use crate::looks::{LOOKERS, Looks};
 use crate::meter::{Meters, keep_adding};
 use crate::writer::Writer;
 use crate::{
@@ -39,6 +40,7 @@ pub struct Store {
     feed: Feed,
     connector: Connector,
     meters: Arc<Meters>,
+    looks: Arc<Looks>,
     /// Wakes those who erase.
     erase: Arc<Notify>,
     stop: CancellationToken,
@@ -65,7 +67,12 @@ impl Store {
         tasks.spawn(feed::run(feed.clone(), connector.clone(), stop.clone()));
         let meters: Arc<Meters> = Arc::default();
         tasks.spawn(keep_adding(meters.clone(), db.clone(), node_id, stop.clone()));
-        Ok(Self { db, writer, feed, connector, meters, erase, stop, tasks })
+        let looks: Arc<Looks> = Arc::default();
+        for _ in 0..LOOKERS {
+            let (looks, db, stop) = (looks.clone(), db.clone(), stop.clone());
+            tasks.spawn(async move { looks.serve(&db, &stop).await });
+        }
+        Ok(Self { db, writer, feed, connector, meters, looks, erase, stop, tasks })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once.
@@ -181,7 +188,7 @@ impl<'a> TenantStore<'a> {
     /// Its rooms.
     #[must_use]
     pub fn rooms(self) -> Rooms<'a> {
-        Rooms { db: &self.store.db, tenant: self.tenant }
+        Rooms { db: &self.store.db, looks: &self.store.looks, tenant: self.tenant }
     }
 
     /// The members of its rooms.

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::present;
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::pages::PageKey;
 use crate::reply::Reply;
 use crate::views::ChangeView;
 
@@ -73,9 +74,18 @@ pub(crate) async fn list(call: Call) -> Result<Reply, ApiError> {
     };
     let (after_seq, before_seq) = (call.number("after_seq")?, call.number("before_seq")?);
     let query = HistoryQuery { after_seq, before_seq, order, limit: call.limit()? };
-    let history = call.store()?.messages().history(call.id(0, "Room")?, &call.actor()?, &query).await?;
+    let (store, room_id, actor) = (call.store()?, call.id(0, "Room")?, call.actor()?);
+    let key = PageKey { tenant_id: call.caller()?.tenant.tenant_id, room_id, query };
+    if let Some(page) = call.api.pages.get(&key)
+        && page.is_right(store.rooms().extent(room_id, &actor).await?)
+    {
+        return Ok(Reply::page(page.body));
+    }
+    let (history, extent) = store.messages().history_at(room_id, &actor, &key.query).await?;
     let messages = history.messages.iter().map(MessageView::from).collect();
-    Reply::ok(&Page { messages, has_more: history.has_more })
+    let reply = Reply::ok(&Page { messages, has_more: history.has_more })?;
+    call.api.pages.keep(key, reply.body.clone(), extent, history.has_more);
+    Ok(reply)
 }
 
 /// `GET /rooms/{room_id}/messages/{message_id}`

@@ -68,6 +68,10 @@ async fn no_method_finds_what_is_another_tenants() {
         ask("messages.history");
         let all = HistoryQuery { after_seq: None, before_seq: None, order: Order::Ascending, limit: 100 };
         not_found(us.messages().history(id, &actor, &all).await);
+        ask("messages.history_at");
+        not_found(us.messages().history_at(id, &actor, &all).await);
+        ask("rooms.extent");
+        not_found(us.rooms().extent(id, &actor).await);
         ask("messages.changes");
         not_found(us.messages().changes(id, &actor, 0, 100).await);
         ask("messages.get");

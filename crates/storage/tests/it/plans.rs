@@ -52,6 +52,8 @@ async fn ask_everything(store: &Store, tenant_id: chatapi_domain::TenantId, larg
         chat.members().list(large, actor, Some(&user("aaa")), 50).await.expect("listed");
         chat.receipts().list(large, actor, None, 50).await.expect("listed");
         chat.messages().changes(large, actor, 3, 50).await.expect("listed");
+        let looks = join_all((0..50).map(|_| async { chat.rooms().extent(large, actor).await })).await;
+        assert!(looks.iter().all(|extent| extent.as_ref().is_ok_and(|extent| extent.last_seq >= 1000)));
         for order in [Order::Ascending, Order::Descending] {
             let query = HistoryQuery { after_seq: Some(400), before_seq: Some(800), order, limit: 50 };
             let history = chat.messages().history(large, actor, &query).await.expect("read");
