@@ -39,7 +39,7 @@ async fn the_deletion_of_200_000_messages_ends_though_the_server_is_killed_in_th
     app.admin("DELETE", &path, None).await.expect(202);
     let start = Instant::now();
     while left().await > 150_000 {
-        assert!(start.elapsed() < Duration::from_secs(60), "it goes");
+        assert!(start.elapsed() < Duration::from_mins(1), "it goes");
         sleep(Duration::from_millis(20)).await;
     }
     let shown = app.admin("GET", &path, None).await.expect(200).body;
