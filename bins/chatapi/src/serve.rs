@@ -44,13 +44,16 @@ fn with_sources(error: &dyn std::error::Error) -> String {
 impl Failure {
     /// 2 for what somebody must set right before another try, 1 for the rest.
     pub(crate) fn exit_code(&self) -> ExitCode {
-        use chatapi_cluster::Error::{InUse, Io, NoAccount, Program, ProgramsMissing, Unreachable};
+        use chatapi_cluster::Error::{
+            Borrowed, InUse, Io, NoAccount, NoCluster, NotOurs, Program, ProgramsMissing, Unreachable,
+        };
         match self {
-            Self::Cluster(ProgramsMissing { .. } | NoAccount | Unreachable { .. } | InUse { .. })
+            Self::Cluster(ProgramsMissing { .. } | NoAccount | Unreachable { .. } | InUse { .. } | NotOurs { .. })
             | Self::Listen { .. } => ExitCode::from(2),
-            Self::Cluster(Program { .. } | Io { .. }) | Self::Store(_) | Self::Signals(_) | Self::Url(_) => {
-                ExitCode::FAILURE
-            }
+            Self::Cluster(Program { .. } | Io { .. } | Borrowed { .. } | NoCluster { .. })
+            | Self::Store(_)
+            | Self::Signals(_)
+            | Self::Url(_) => ExitCode::FAILURE,
         }
     }
 }
