@@ -31,7 +31,7 @@ mod tenants;
 mod tokens;
 mod writer;
 
-pub use audit::{Audit, AuditEntry};
+pub use audit::{Audit, AuditAction, AuditEntry};
 pub use connect::{Connector, InvalidUrl};
 pub use db::{PoolStatus, Work, measured};
 pub use error::Error;
@@ -40,6 +40,7 @@ pub use idempotency::{Answer, Begun, Idempotency, Reservation, Shows};
 pub use keys::{FoundKey, Keys};
 pub use members::Members;
 pub use messages::{History, Messages};
+pub use migrate::Schema;
 pub use nodes::{Node, TenantUser};
 pub use presence::{Presence, Status};
 pub use receipts::Receipts;

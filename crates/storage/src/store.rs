@@ -12,7 +12,7 @@ use crate::db::Db;
 use crate::writer::Writer;
 use crate::{
     Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Node, PoolStatus, Presence, QueueStatus,
-    Receipts, Result, Rooms, Tenants, Tokens, erasure, feed, migrate,
+    Receipts, Result, Rooms, Schema, Tenants, Tokens, erasure, feed, migrate,
 };
 
 /// How many connections a store keeps.
@@ -51,6 +51,26 @@ impl Store {
     ///
     /// [`Error::Unavailable`] if the pool cannot be made, or the system has no randomness.
     pub fn connect(connector: Connector, options: Options) -> Result<Self> {
+        let store = Self::open(connector, options)?;
+        let Self { db, feed, connector, erase, stop, tasks, .. } = store.clone();
+        tasks.spawn(erasure::sweep(db, erase, stop.clone()));
+        tasks.spawn(feed::run(feed, connector, stop));
+        Ok(store)
+    }
+
+    /// Opens the store beside the servers that run on the same database, for a command that does
+    /// one thing and ends. It is no node: it has no share in rate limits, hears nothing of what
+    /// happens, and leaves what is to be erased to the nodes. What it changes is told to them.
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::connect`].
+    pub fn connect_beside(connector: Connector) -> Result<Self> {
+        Self::open(connector, Options { pool_size: 2, writers: 1 })
+    }
+
+    fn open(connector: Connector, options: Options) -> Result<Self> {
         let db = Db::new(&connector, options.pool_size)?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut random = [0; 16];
@@ -58,10 +78,7 @@ impl Store {
         let node_id = NodeId::from_uuid(uuid::Builder::from_random_bytes(random).into_uuid());
         let feed = Feed::new(db.clone(), node_id);
         let writer = Arc::new(Writer::start(&connector, &db, &feed, options.writers, &tasks));
-        let erase = Arc::new(Notify::new());
-        tasks.spawn(erasure::sweep(db.clone(), erase.clone(), stop.clone()));
-        tasks.spawn(feed::run(feed.clone(), connector.clone(), stop.clone()));
-        Ok(Self { db, writer, feed, connector, erase, stop, tasks })
+        Ok(Self { db, writer, feed, connector, erase: Arc::default(), stop, tasks })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once.
@@ -72,6 +89,15 @@ impl Store {
     /// migration fails.
     pub async fn migrate(&self) -> Result<()> {
         migrate::run(&self.connector).await
+    }
+
+    /// What the database is, and how far its schema.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if the database is away.
+    pub async fn schema(&self) -> Result<Schema> {
+        migrate::schema(&self.db).await
     }
 
     /// Everything that belongs to one tenant.
