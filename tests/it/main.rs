@@ -1,6 +1,7 @@
 //! One module a promise of the contract, run against the built binary over real HTTP.
 
 mod auth;
+mod command_line;
 mod conventions;
 mod errors;
 mod guide;

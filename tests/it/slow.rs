@@ -1,6 +1,7 @@
 //! What takes longer: real processes killed. `make test-slow`.
 
 mod chaos;
+mod command_line;
 mod deletion;
 mod durability;
 mod embedded;

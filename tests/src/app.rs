@@ -122,6 +122,12 @@ impl App {
         Tenant { app: self, id: made.text_of("tenant_id"), key: made.text_of("api_key") }
     }
 
+    /// The URL of the server's database, if that is not embedded.
+    #[must_use]
+    pub fn database_url(&self) -> Option<String> {
+        self.database.as_ref().map(|database| database.url().to_owned())
+    }
+
     /// A plain connection to the server's database.
     pub async fn sql(&self) -> tokio_postgres::Client {
         self.database.as_ref().expect("not embedded").client().await

@@ -3,11 +3,13 @@
 mod answer;
 mod app;
 mod caller;
+mod command_line;
 mod round_robin;
 mod socket;
 
 pub use answer::Answer;
 pub use app::{App, Builder, binary};
 pub use caller::{Caller, Tenant};
+pub use command_line::{CommandLine, Ran};
 pub use round_robin::RoundRobin;
 pub use socket::{Refused, Socket};

@@ -1,13 +1,10 @@
 //! The configuration: every variable, checked at once.
 
-use std::collections::HashMap;
-use std::env;
-use std::fmt::Display;
+mod reader;
+
 use std::io::IsTerminal;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use chatapi_auth::{InvalidMasterKey, MasterKeys};
@@ -16,6 +13,9 @@ use chatapi_storage::Connector;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
+
+use self::reader::Reader;
+pub(crate) use self::reader::Variable;
 
 /// A key shorter than this can be guessed.
 const MASTER_KEY_MIN: usize = 32;
@@ -36,11 +36,9 @@ pub(crate) struct Log {
     pub(crate) json: bool,
 }
 
-/// Everything that can be set.
+/// Everything that can be set, but for the master key.
 #[derive(Debug)]
 pub(crate) struct Config {
-    pub(crate) master: MasterKeys,
-    pub(crate) short_master_key: bool,
     pub(crate) listen: String,
     pub(crate) database: Database,
     pub(crate) pool_size: usize,
@@ -50,32 +48,57 @@ pub(crate) struct Config {
     pub(crate) drain: Duration,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) metrics_token: Option<SecretString>,
+    /// The variables that are set.
+    pub(crate) variables: Vec<Variable>,
+}
+
+/// The operator's keys.
+#[derive(Debug)]
+pub(crate) struct Master {
+    pub(crate) keys: MasterKeys,
+    pub(crate) is_short: bool,
 }
 
 impl Config {
-    /// Reads the environment, and the file for what is not in the environment.
+    /// Reads the environment, and the file for what is not in the environment, for a command that
+    /// needs no master key.
     ///
     /// # Errors
     ///
     /// All that is wrong, a line each.
     pub(crate) fn read(env_file: Option<&Path>) -> Result<Self, Vec<String>> {
-        let mut variables = match env_file.map(from_file).transpose() {
-            Ok(variables) => variables.unwrap_or_default(),
-            Err(error) => return Err(vec![error]),
-        };
-        variables.extend(env::vars_os().filter_map(|(name, value)| {
-            // A value that is no text is caught as a wrong value where it matters.
-            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-        }));
-        Self::from_variables(variables)
+        Self::of(Reader::open(env_file)?)
     }
 
-    fn from_variables(variables: HashMap<String, String>) -> Result<Self, Vec<String>> {
-        let mut read = Reader { variables, errors: Vec::new() };
-        let short_master_key = read.text("MASTER_API_KEY").is_some_and(|key| key.len() < MASTER_KEY_MIN);
+    /// As [`Config::read`], with the master key that a server cannot be without.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong, a line each.
+    pub(crate) fn read_for_server(env_file: Option<&Path>) -> Result<(Self, Master), Vec<String>> {
+        Self::for_server(Reader::open(env_file)?)
+    }
+
+    fn of(mut read: Reader) -> Result<Self, Vec<String>> {
+        // One that is wrong is wrong, though nobody needs it here.
+        let _ = master(&mut read);
+        let config = Self::take(&mut read);
+        config.filter(|_| read.errors.is_empty()).ok_or(read.errors)
+    }
+
+    fn for_server(mut read: Reader) -> Result<(Self, Master), Vec<String>> {
         let master = master(&mut read);
-        let database = database(&mut read);
-        let log = log(&mut read);
+        if let Ok(None) = master {
+            let make_one = "is required (or MASTER_API_KEY_HASH); make one with: openssl rand -hex 32";
+            read.wrong("MASTER_API_KEY", make_one);
+        }
+        let config = Self::take(&mut read);
+        config.zip(master.ok().flatten()).filter(|_| read.errors.is_empty()).ok_or(read.errors)
+    }
+
+    fn take(read: &mut Reader) -> Option<Self> {
+        let database = database(read);
+        let log = log(read);
         let defaults = Defaults {
             rate_limit: read.number("DEFAULT_RATE_LIMIT", 100, 1..=1_000_000),
             allowed_origins: read.list("ALLOWED_ORIGINS", "origins like https://example.com, or *", |origin| {
@@ -86,124 +109,53 @@ impl Config {
         // Checked from the first day, so that a wrong value does not wait for the part that uses it.
         let _: u32 = read.number("RETRY_MAX_ATTEMPTS", 5, 0..=100);
         read.flag("WEBHOOK_ALLOW_PRIVATE");
-        let rest = Rest {
-            listen: listen(&mut read),
+        let config = Self {
+            listen: listen(read),
             pool_size: read.number("DATABASE_POOL_SIZE", 16, 1..=1000),
             writers: read.number("DATABASE_WRITERS", 2, 1..=64),
-            drain: drain(&mut read),
+            drain: drain(read),
             trusted_proxies: read.list("TRUSTED_PROXIES", "addresses or networks like 10.0.0.0/8", |text| {
                 text.parse().ok().or_else(|| text.parse().ok().map(|address: IpAddr| address.into()))
             }),
-            metrics_token: read.text("METRICS_TOKEN").map(SecretString::from),
+            metrics_token: read.secret("METRICS_TOKEN").map(SecretString::from),
+            database: database?,
+            log: log?,
+            defaults,
+            variables: Vec::new(),
         };
-        match (master, database, log) {
-            (Some(master), Some(database), Some(log)) if read.errors.is_empty() => Ok(Self {
-                master,
-                short_master_key,
-                listen: rest.listen,
-                database,
-                pool_size: rest.pool_size,
-                writers: rest.writers,
-                log,
-                defaults,
-                drain: rest.drain,
-                trusted_proxies: rest.trusted_proxies,
-                metrics_token: rest.metrics_token,
-            }),
-            _ => Err(read.errors),
-        }
+        Some(Self { variables: read.variables(), ..config })
     }
 }
 
-struct Rest {
-    listen: String,
-    pool_size: usize,
-    writers: usize,
-    drain: Duration,
-    trusted_proxies: Vec<IpNet>,
-    metrics_token: Option<SecretString>,
-}
-
-fn from_file(path: &Path) -> Result<HashMap<String, String>, String> {
-    let wrong = |error: &dyn Display| format!("--env-file {}: {error}", path.display());
-    let entries = dotenvy::from_path_iter(path).map_err(|error| wrong(&error))?;
-    // The error of a line would show the line, secret and all.
-    entries.collect::<Result<_, _>>().map_err(|_| wrong(&"a line is not NAME=value"))
-}
-
-/// Reads variables and gathers what is wrong with them.
-struct Reader {
-    variables: HashMap<String, String>,
-    errors: Vec<String>,
-}
-
-impl Reader {
-    /// The value, if it is set and not empty.
-    fn text(&self, name: &str) -> Option<String> {
-        self.variables.get(name).filter(|value| !value.is_empty()).cloned()
-    }
-
-    fn wrong(&mut self, name: &str, expected: impl Display) {
-        self.errors.push(format!("{name}: {expected}"));
-    }
-
-    fn number<N>(&mut self, name: &str, default: N, range: RangeInclusive<N>) -> N
-    where
-        N: FromStr + PartialOrd + Display + Copy,
-    {
-        let Some(text) = self.text(name) else { return default };
-        match text.parse() {
-            Ok(number) if range.contains(&number) => number,
-            _ => {
-                self.wrong(name, format_args!("expected a whole number from {} to {}", range.start(), range.end()));
-                default
-            }
-        }
-    }
-
-    fn flag(&mut self, name: &str) -> bool {
-        match self.text(name).as_deref() {
-            None | Some("false" | "0") => false,
-            Some("true" | "1") => true,
-            Some(_) => {
-                self.wrong(name, "expected true or false");
-                false
-            }
-        }
-    }
-
-    fn list<T>(&mut self, name: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
-        let text = self.text(name).unwrap_or_default();
-        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        let parsed: Option<Vec<T>> = items.map(parse).collect();
-        parsed.unwrap_or_else(|| {
-            self.wrong(name, format_args!("expected a comma list of {expected}"));
-            Vec::new()
-        })
-    }
-}
-
-fn master(read: &mut Reader) -> Option<MasterKeys> {
-    let plain = read.text("MASTER_API_KEY").map(SecretString::from);
-    if plain.as_ref().is_some_and(|key| !key.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())) {
+/// The master key, none if there is none; an error if it is wrong, which has been noted.
+fn master(read: &mut Reader) -> Result<Option<Master>, ()> {
+    let plain = read.secret("MASTER_API_KEY").map(SecretString::from);
+    if plain.as_ref().is_some_and(|key| !is_presentable(key)) {
         read.wrong("MASTER_API_KEY", "expected visible ASCII characters: it comes in a header");
     }
-    match MasterKeys::new(plain.as_ref(), read.text("MASTER_API_KEY_HASH")) {
-        Ok(master) => Some(master),
-        Err(InvalidMasterKey::Missing) => {
-            let make_one = "is required (or MASTER_API_KEY_HASH); make one with: openssl rand -hex 32";
-            read.wrong("MASTER_API_KEY", make_one);
-            None
-        }
+    let is_short = plain.as_ref().is_some_and(is_short);
+    match MasterKeys::new(plain.as_ref(), read.secret("MASTER_API_KEY_HASH")) {
+        Ok(keys) => Ok(Some(Master { keys, is_short })),
+        Err(InvalidMasterKey::Missing) => Ok(None),
         Err(InvalidMasterKey::Hash) => {
             read.wrong("MASTER_API_KEY_HASH", "expected an argon2id PHC string ($argon2id$…)");
-            None
+            Err(())
         }
     }
+}
+
+/// Whether a master key can come in a header.
+pub(crate) fn is_presentable(key: &SecretString) -> bool {
+    key.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether a master key is so short that it can be guessed.
+pub(crate) fn is_short(key: &SecretString) -> bool {
+    key.expose_secret().len() < MASTER_KEY_MIN
 }
 
 fn database(read: &mut Reader) -> Option<Database> {
-    let Some(url) = read.text("DATABASE_URL") else {
+    let Some(url) = read.secret("DATABASE_URL") else {
         let (data_dir, bin_dir) = (read.text("DATA_DIR"), read.text("PG_BIN_DIR"));
         return Some(Database::Embedded { data_dir: data_dir.map(Into::into), bin_dir: bin_dir.map(Into::into) });
     };
@@ -272,8 +224,12 @@ mod tests {
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        Config::of(reader(variables))
+    }
+
+    fn reader(variables: &[(&str, &str)]) -> Reader {
         let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::from_variables(pairs.collect())
+        Reader::new(pairs.collect())
     }
 
     #[test]
@@ -297,6 +253,7 @@ mod tests {
 
         let errors = read(&wrong).expect_err("everything is wrong");
 
+        assert_eq!(Config::for_server(reader(&wrong)).expect_err("the same").len(), errors.len());
         for (name, _) in wrong {
             let about = errors.iter().filter(|error| error.starts_with(&format!("{name}: "))).count();
             assert_eq!(about, 1, "{name} in {errors:?}");
@@ -307,7 +264,7 @@ mod tests {
 
     #[test]
     fn without_a_master_key_it_says_how_to_make_one() {
-        let errors = read(&[]).expect_err("nothing is set");
+        let errors = Config::for_server(reader(&[])).expect_err("nothing is set");
 
         assert_eq!(errors.len(), 1);
         assert!(errors[0].contains("MASTER_API_KEY") && errors[0].contains("openssl rand"), "{errors:?}");
@@ -315,13 +272,25 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_the_contract() {
-        let config = read(&[("MASTER_API_KEY", "short"), ("DATABASE_URL", "")]).expect("enough");
+        let set = [("MASTER_API_KEY", "short"), ("DATABASE_URL", "")];
+        let (config, master) = Config::for_server(reader(&set)).expect("enough");
 
-        assert!(config.short_master_key);
+        assert!(master.is_short);
         assert_eq!((config.listen.as_str(), config.pool_size, config.writers), (":8080", 16, 2));
         assert_eq!(config.drain, Duration::from_secs(10));
         assert_eq!(config.defaults.rate_limit, 100);
         assert!(matches!(config.database, Database::Embedded { data_dir: None, bin_dir: None }));
-        assert!(!format!("{config:?}").contains("short\""));
+        assert!(!format!("{config:?} {master:?}").contains("short\""));
+    }
+
+    #[test]
+    fn a_command_needs_no_master_key_and_what_is_set_is_listed_without_secrets() {
+        let set = [("METRICS_TOKEN", "sesame"), ("LOG_LEVEL", "debug"), ("LISTEN_ADDR", ""), ("PATH", "/bin")];
+
+        let config = read(&set).expect("enough");
+
+        let shown: Vec<_> = config.variables.iter().map(|set| (set.name, set.value.as_deref())).collect();
+        assert_eq!(shown, [("LOG_LEVEL", Some("debug")), ("METRICS_TOKEN", None)]);
+        assert!(!format!("{config:?}").contains("sesame"));
     }
 }

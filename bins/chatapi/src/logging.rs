@@ -1,17 +1,17 @@
 //! The log: JSON for machines in the form the guide shows, text for people.
 
 use std::fmt::{Debug, Write as _};
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::panic;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
-use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::Log;
 
@@ -30,6 +30,13 @@ pub(crate) fn start(log: &Log) -> WorkerGuard {
         tracing::error!(place = info.location().map(ToString::to_string), "A task panicked");
     }));
     guard
+}
+
+/// Logs warnings and errors to standard error, for a command whose result goes to standard output.
+pub(crate) fn start_for_command() {
+    let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).without_time();
+    let text = text.with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(EnvFilter::new("warn")).with(text).init();
 }
 
 /// One JSON object a line: `level`, `msg`, the event's fields, those of its spans, `time`.

@@ -1,15 +1,20 @@
-//! The server: reads the environment, starts logging, assembles the crates, handles signals.
+//! The server and its command line: reads the environment, starts logging, assembles the crates,
+//! handles signals.
 
+mod commands;
 mod config;
+mod embedded;
+mod failure;
 mod logging;
 mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::failure::Failure;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -29,38 +34,32 @@ struct Arguments {
 enum Command {
     /// Serves the API; what `chatapi` alone does.
     Serve,
+    #[command(flatten)]
+    Other(commands::Command),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let (Some(Command::Serve) | None) = arguments.command;
-    let config = match Config::read(arguments.env_file.as_deref()) {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("chatapi cannot start:");
-            for error in errors {
-                eprintln!("  {error}");
-            }
-            return ExitCode::from(2);
-        }
+    let Arguments { env_file, command } = Arguments::parse();
+    let done = match command {
+        Some(Command::Serve) | None => serve(env_file.as_deref()),
+        Some(Command::Other(command)) => commands::run(command, env_file.as_deref()),
     };
+    done.map_or_else(
+        |failure| {
+            eprintln!("chatapi: {failure}");
+            failure.exit_code()
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn serve(env_file: Option<&Path>) -> Result<(), Failure> {
+    let (config, master) = Config::read_for_server(env_file).map_err(Failure::Configuration)?;
     let _flush = logging::start(&config.log);
     // A connection is an open file, and the usual limit is 1024. Where it cannot be raised, it stays.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "The limit of open files could not be raised");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("chatapi cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(serve::run(config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("chatapi: {failure}");
-            failure.exit_code()
-        }
-    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    runtime.block_on(serve::run(config, master))
 }

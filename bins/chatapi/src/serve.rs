@@ -1,8 +1,6 @@
 //! Assembles the server, and takes it apart again.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -19,45 +17,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Database};
-
-/// Why the server ended, if not because it was asked to.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("cannot listen on {address} (LISTEN_ADDR): {source}")]
-    Listen { address: String, source: std::io::Error },
-    #[error(transparent)]
-    Cluster(#[from] chatapi_cluster::Error),
-    #[error("{}", with_sources(.0))]
-    Store(#[from] StoreError),
-    #[error("cannot handle signals: {0}")]
-    Signals(std::io::Error),
-    #[error("the cluster's own URL is not usable: {0}")]
-    Url(#[from] chatapi_storage::InvalidUrl),
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-impl Failure {
-    /// 2 for what somebody must set right before another try, 1 for the rest.
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        use chatapi_cluster::Error::{InUse, Io, NoAccount, Program, ProgramsMissing, Unreachable};
-        match self {
-            Self::Cluster(ProgramsMissing { .. } | NoAccount | Unreachable { .. } | InUse { .. })
-            | Self::Listen { .. } => ExitCode::from(2),
-            Self::Cluster(Program { .. } | Io { .. }) | Self::Store(_) | Self::Signals(_) | Self::Url(_) => {
-                ExitCode::FAILURE
-            }
-        }
-    }
-}
+use crate::config::{Config, Database, Master};
+use crate::embedded;
+use crate::failure::{Failure, with_sources};
 
 /// Serves until a signal comes.
-pub(crate) async fn run(config: Config) -> Result<(), Failure> {
-    if config.short_master_key {
+pub(crate) async fn run(config: Config, master: Master) -> Result<(), Failure> {
+    if master.is_short {
         tracing::warn!("MASTER_API_KEY has fewer than 32 characters; make one with: openssl rand -hex 32");
     }
     let (stop, hub_stop) = (CancellationToken::new(), CancellationToken::new());
@@ -69,7 +35,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
 
     let options = StoreOptions { pool_size: config.pool_size, writers: config.writers };
     let store = Store::connect(connector, options)?;
-    let verifier = Verifier::new(store.clone(), config.master, config.defaults, tasks.clone());
+    let verifier = Verifier::new(store.clone(), master.keys, config.defaults, tasks.clone());
     tasks
         .spawn(stop.clone().run_until_cancelled_owned(verifier.clone().follow(store.feed().told(), chatapi_http::now)));
     tasks.spawn(stop.clone().run_until_cancelled_owned(verifier.clone().keep_noting()));
@@ -159,26 +125,10 @@ async fn database(
     stop: &CancellationToken,
     postmaster: Postmaster,
 ) -> Result<(Connector, Option<Supervised>), Failure> {
-    let (data_dir, bin_dir) = match &config.database {
-        Database::Url(connector) => return Ok(((**connector).clone(), None)),
-        Database::Embedded { data_dir, bin_dir } => (data_dir, bin_dir),
-    };
-    let mut options = chatapi_cluster::Options::new(data_dir.clone().unwrap_or_else(|| PathBuf::from("data")));
-    options.bin_dir.clone_from(bin_dir);
-    let ours = u32::try_from(config.pool_size + config.writers).unwrap_or(u32::MAX);
-    options.max_connections = ours.saturating_add(20).max(100);
-    let cluster = match Cluster::start(&options).await {
-        Err(chatapi_cluster::Error::Unreachable { folder, .. }) if data_dir.is_none() => {
-            // As root, below a folder like /root that the user postgres cannot enter.
-            options.data_dir = chatapi_cluster::reachable_instead_of(&folder);
-            tracing::warn!(
-                folder = %options.data_dir.display(),
-                "The user postgres cannot reach ./data, so the database is kept elsewhere (set DATA_DIR to choose)"
-            );
-            Cluster::start(&options).await?
-        }
-        started => started?,
-    };
+    if let Database::Url(connector) = &config.database {
+        return Ok(((**connector).clone(), None));
+    }
+    let cluster = embedded::reachable(config, Cluster::start).await?;
     let connector = Connector::parse(&cluster.url())?;
     Ok((connector, Some(tasks.spawn(supervise(cluster, stop.clone(), postmaster)))))
 }

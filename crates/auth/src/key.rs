@@ -5,7 +5,7 @@ use std::fmt;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use chatapi_domain::KeyId;
+use chatapi_domain::{KeyId, TenantKey, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
 const PREFIX: &str = "sk_";
@@ -20,6 +20,11 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 #[error("not an API key")]
 pub struct InvalidKey;
 
+/// The system has no randomness or no memory for a new key.
+#[derive(Debug, thiserror::Error)]
+#[error("a key could not be made: {0}")]
+pub struct NotMade(String);
+
 /// A key in clear: shown once when it is made, and presented with every request.
 pub struct ApiKey {
     key_id: KeyId,
@@ -33,6 +38,18 @@ impl fmt::Debug for ApiKey {
 }
 
 impl ApiKey {
+    /// A new key, and what the database keeps of it. That takes an argon2 (see [`hash_secret`]).
+    ///
+    /// # Errors
+    ///
+    /// [`NotMade`] if there is no memory or randomness for it.
+    pub fn make(expires_at: Option<Timestamp>) -> Result<(Self, TenantKey), NotMade> {
+        let key = Self::generate().map_err(|error| NotMade(error.to_string()))?;
+        let secret_hash = hash_secret(key.secret()).map_err(|error| NotMade(error.to_string()))?;
+        let stored = TenantKey { key_id: key.key_id.clone(), secret_hash, expires_at, revoked_at: None };
+        Ok((key, stored))
+    }
+
     /// A new key from the system's source of randomness.
     ///
     /// # Errors

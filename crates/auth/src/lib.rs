@@ -13,7 +13,7 @@ mod users;
 mod verifier;
 
 pub use caller::{Caller, Credential, Denied};
-pub use key::{ApiKey, InvalidKey, hash_secret};
+pub use key::{ApiKey, InvalidKey, NotMade, hash_secret};
 pub use master::{InvalidMasterKey, MasterKeys};
 pub use verifier::Verifier;
 

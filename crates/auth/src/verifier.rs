@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use chatapi_domain::{Defaults, Fact, KeyId, TenantId, TenantStatus, Timestamp, UserId};
+use chatapi_domain::{Defaults, Fact, KeyId, TenantId, TenantKey, TenantStatus, Timestamp, UserId};
 use chatapi_storage::{FoundKey, Signal, Store, Told};
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
@@ -386,18 +386,14 @@ impl Verifier {
         self.hash(move || inner.master.fits_hash(&key)).await
     }
 
-    /// Makes a new key and its hash.
+    /// Makes a new key, as [`ApiKey::make`] does, where that blocks nobody.
     ///
     /// # Errors
     ///
     /// [`Denied::Unavailable`] if the system has no randomness or memory for it.
-    pub async fn new_key(&self) -> Result<(ApiKey, String), Denied> {
-        let made = self.hash(|| {
-            let key = ApiKey::generate().map_err(|error| error.to_string())?;
-            let hash = crate::hash_secret(key.secret()).map_err(|error| error.to_string())?;
-            Ok::<_, String>((key, hash))
-        });
-        made.await?.map_err(|error| Denied::Unavailable(Arc::from(Box::from(error))))
+    pub async fn new_key(&self, expires_at: Option<Timestamp>) -> Result<(ApiKey, TenantKey), Denied> {
+        let made = self.hash(move || ApiKey::make(expires_at));
+        made.await?.map_err(|error| Denied::Unavailable(Arc::new(error)))
     }
 
     /// Runs an argon2 on a thread where it blocks nobody, few at a time.

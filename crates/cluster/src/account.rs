@@ -11,6 +11,7 @@ use crate::Error;
 /// Who runs the PostgreSQL programs: ourselves, or, as root, the user `postgres`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Account {
+    own: u32,
     drop_to: Option<(u32, u32)>,
 }
 
@@ -18,14 +19,19 @@ impl Account {
     pub(crate) fn current() -> Result<Self, Error> {
         let own = fs::metadata("/proc/self").map_err(Error::io("cannot read /proc/self"))?.uid();
         if own != 0 {
-            return Ok(Self { drop_to: None });
+            return Ok(Self { own, drop_to: None });
         }
         let users = fs::read_to_string("/etc/passwd").map_err(Error::io("cannot read /etc/passwd"))?;
         let ids = users.lines().find_map(|line| {
             let mut fields = line.strip_prefix("postgres:")?.split(':').skip(1);
             Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
         });
-        Ok(Self { drop_to: Some(ids.ok_or(Error::NoAccount)?) })
+        Ok(Self { own, drop_to: Some(ids.ok_or(Error::NoAccount)?) })
+    }
+
+    /// The user that the programs run as.
+    pub(crate) fn uid(self) -> u32 {
+        self.drop_to.map_or(self.own, |(uid, _)| uid)
     }
 
     /// A command that runs under this account, from a folder that the account can enter.

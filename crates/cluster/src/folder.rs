@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,6 +17,24 @@ const SOCKET_DIR_MAX: usize = 107 - 15;
 /// A log longer than this is set aside at the next start.
 const LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Who holds a folder's lock; the lock file says so to those who come meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// Until it is told to stop.
+    Server,
+    /// For a moment.
+    Borrower,
+}
+
+impl Holder {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Borrower => "borrower",
+        }
+    }
+}
+
 /// A data folder that this process owns for as long as it holds the value.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -27,10 +46,9 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// Makes the folder if need be and locks it.
-    pub(crate) fn claim(data_dir: &Path, account: Account) -> Result<Self, Error> {
-        let wanted = std::path::absolute(data_dir).map_err(Error::io("cannot tell the present folder"))?;
-        if let Some(closed) = account.closed_ancestor(&wanted) {
-            return Err(Error::Unreachable { folder: wanted, closed });
+    pub(crate) fn claim(data_dir: &Path, account: Account, holder: Holder) -> Result<Self, Error> {
+        if !Self::has_cluster(data_dir)? {
+            Self::check_reachable(data_dir, account)?;
         }
         let existed = data_dir.exists();
         fs::create_dir_all(data_dir).map_err(Error::io(format!("cannot make {}", data_dir.display())))?;
@@ -39,10 +57,26 @@ impl Folder {
             let mode = Permissions::from_mode(0o700);
             fs::set_permissions(&root, mode).map_err(Error::io(format!("cannot protect {}", root.display())))?;
         }
+        let lock = lock(&root, holder)?;
+        // Only now: the cluster of one who holds the lock may be run by another account.
+        Self::check_reachable(&root, account)?;
+        let cluster = root.join("postgres");
+        check_owner(&cluster, account)?;
         account.own(&root)?;
-        let lock = lock(&root)?;
         let sockets = socket_folder(&root, account)?;
-        Ok(Self { cluster: root.join("postgres"), sockets, log: root.join("postgres.log"), _lock: lock })
+        Ok(Self { cluster, sockets, log: root.join("postgres.log"), _lock: lock })
+    }
+
+    /// Fails if the account cannot get into the folder.
+    pub(crate) fn check_reachable(data_dir: &Path, account: Account) -> Result<(), Error> {
+        let folder = std::path::absolute(data_dir).map_err(Error::io("cannot tell the present folder"))?;
+        account.closed_ancestor(&folder).map_or(Ok(()), |closed| Err(Error::Unreachable { folder, closed }))
+    }
+
+    /// Whether there is a cluster in the folder.
+    pub(crate) fn has_cluster(data_dir: &Path) -> Result<bool, Error> {
+        let file = data_dir.join("postgres/PG_VERSION");
+        file.try_exists().map_err(Error::io(format!("cannot look at {}", file.display())))
     }
 
     /// The major version of the cluster in the folder, if there is one.
@@ -92,15 +126,31 @@ impl Folder {
     }
 }
 
-fn lock(root: &Path) -> Result<File, Error> {
-    let path = root.join("chatapi.lock");
+fn lock(root: &Path, holder: Holder) -> Result<File, Error> {
+    let (path, folder) = (root.join("chatapi.lock"), root.to_path_buf());
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(Error::io(format!("cannot open {}", path.display())))?;
+    let mut file = file.map_err(Error::io(format!("cannot open {}", path.display())))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse { folder: root.to_path_buf() }),
+        Ok(()) => {
+            let written = file.set_len(0).and_then(|()| file.write_all(holder.as_str().as_bytes()));
+            written.map_err(Error::io(format!("cannot write to {}", path.display())))?;
+            Ok(file)
+        }
+        // Of one who has just taken it the file may still name the last holder; who waits looks again.
+        Err(TryLockError::WouldBlock) => match fs::read_to_string(&path) {
+            Ok(text) if text == Holder::Borrower.as_str() => Err(Error::Borrowed { folder }),
+            _ => Err(Error::InUse { folder }),
+        },
         Err(TryLockError::Error(error)) => Err(Error::io(format!("cannot lock {}", path.display()))(error)),
     }
+}
+
+/// Fails if the cluster is another account's: `PostgreSQL` would refuse to start on it, and to
+/// give the folder to this account would keep its owner out.
+fn check_owner(cluster: &Path, account: Account) -> Result<(), Error> {
+    let Ok(meta) = fs::metadata(cluster) else { return Ok(()) };
+    let (owner, folder) = (meta.uid(), cluster.to_path_buf());
+    if owner == account.uid() { Ok(()) } else { Err(Error::NotOurs { folder, owner }) }
 }
 
 /// A folder for the socket that only its owner may enter: in the data folder, or, where that

@@ -4,16 +4,20 @@
 //! its owner may enter, and keeps full durability unless a test asks otherwise. Nothing here
 //! knows what the database is for.
 //!
-//! One process owns a data folder at a time, by a lock on a file in it. A cluster that a killed
+//! One process owns a data folder at a time, by a lock on a file in it; another can connect to the
+//! cluster meanwhile ([`Borrowed`]). A cluster that a killed
 //! owner left behind, running or crashed, is stopped or recovered by the next one.
 
 mod account;
+mod borrowed;
 mod folder;
+mod pid_file;
 mod postmaster;
 mod programs;
 
 use std::path::{Path, PathBuf};
 
+pub use borrowed::Borrowed;
 pub use postmaster::Cluster;
 pub use programs::Programs;
 
@@ -83,6 +87,26 @@ pub enum Error {
     InUse {
         /// The data folder.
         folder: PathBuf,
+    },
+    /// A process that needs the cluster for a moment owns the folder.
+    #[error("{folder} is in use by another command of chatapi; try again when that has ended")]
+    Borrowed {
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// There is no cluster in the folder, and none was to be made.
+    #[error("there is no database in {folder} yet")]
+    NoCluster {
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// The cluster is another user's.
+    #[error("the database in {folder} belongs to the user with the number {owner}; run chatapi as that user")]
+    NotOurs {
+        /// The cluster.
+        folder: PathBuf,
+        /// The user's number.
+        owner: u32,
     },
     /// A program ended with an error.
     #[error("{program} failed: {output}")]

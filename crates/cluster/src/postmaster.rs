@@ -9,7 +9,9 @@ use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
 use crate::account::Account;
-use crate::folder::{Folder, run};
+use crate::borrowed;
+use crate::folder::{Folder, Holder, run};
+use crate::pid_file::PidFile;
 use crate::programs::Programs;
 use crate::{DATABASE, Error, Options};
 
@@ -30,15 +32,25 @@ pub struct Cluster {
 
 impl Cluster {
     /// Makes the cluster if the folder has none, takes over what an earlier owner left, and
-    /// returns once the server accepts connections.
+    /// returns once the server accepts connections. Waits for one who has [`crate::Borrowed`] it.
     ///
     /// # Errors
     ///
     /// [`Error`]; each says what to do.
     pub async fn start(options: &Options) -> Result<Self, Error> {
+        let deadline = Instant::now() + borrowed::PATIENCE;
+        loop {
+            match Self::start_as(options, Holder::Server).await {
+                Err(Error::Borrowed { .. }) if Instant::now() < deadline => sleep(borrowed::PAUSE).await,
+                started => return started,
+            }
+        }
+    }
+
+    pub(crate) async fn start_as(options: &Options, holder: Holder) -> Result<Self, Error> {
         let programs = Programs::find(options.bin_dir.as_deref(), Folder::major_version(&options.data_dir))?;
         let account = Account::current()?;
-        let folder = Folder::claim(&options.data_dir, account)?;
+        let folder = Folder::claim(&options.data_dir, account, holder)?;
         folder.make_cluster(&programs, account).await?;
         stop_leftover(&folder, &programs, account).await?;
         let arguments = arguments(options, &folder.sockets);
@@ -55,12 +67,7 @@ impl Cluster {
     /// A URL that connects to the cluster's own database.
     #[must_use]
     pub fn url(&self) -> String {
-        let encode = |byte: &u8| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(*byte).to_string(),
-            other => format!("%{other:02X}"),
-        };
-        let host: String = self.folder.sockets.as_os_str().as_encoded_bytes().iter().map(encode).collect();
-        format!("postgres://{DATABASE}@{host}/{DATABASE}?sslmode=disable")
+        url(&self.folder.sockets)
     }
 
     /// The process id of the server.
@@ -100,6 +107,16 @@ impl Cluster {
         stop(&self.folder, &self.programs, self.account, "fast").await?;
         self.ended().await.map(|_| ())
     }
+}
+
+/// A URL that connects by the socket in this folder.
+pub(crate) fn url(sockets: &Path) -> String {
+    let encode = |byte: &u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(*byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    let host: String = sockets.as_os_str().as_encoded_bytes().iter().map(encode).collect();
+    format!("postgres://{DATABASE}@{host}/{DATABASE}?sslmode=disable")
 }
 
 fn arguments(options: &Options, sockets: &Path) -> Vec<String> {
@@ -151,28 +168,21 @@ async fn accepts_connections(folder: &Folder, child: &mut Child) -> Result<bool,
         if child.try_wait().map_err(Error::io("cannot wait for postgres"))?.is_some() {
             return Ok(false);
         }
-        // The file in which the server tells pg_ctl how it is: its first line is the process,
-        // the eighth its state.
-        let file = fs::read_to_string(folder.cluster.join("postmaster.pid")).unwrap_or_default();
-        let ours = file.lines().next().and_then(|line| line.trim().parse().ok()) == pid;
-        if ours && file.lines().nth(7).is_some_and(|state| state.trim() == "ready") {
+        if PidFile::read(&folder.cluster).is_some_and(|file| Some(file.pid) == pid && file.is_ready) {
             return Ok(true);
         }
         sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Stops a server that a killed owner left running. It is told by its working folder, not by
-/// its number alone, which another process may have by now.
+/// Stops a server that a killed owner left running.
 async fn stop_leftover(folder: &Folder, programs: &Programs, account: Account) -> Result<(), Error> {
-    let file = fs::read_to_string(folder.cluster.join("postmaster.pid")).unwrap_or_default();
-    let Some(pid) = file.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else { return Ok(()) };
-    let alive = fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder.cluster);
-    if !alive {
+    let Some(file) = PidFile::read(&folder.cluster) else { return Ok(()) };
+    let pid = file.pid;
+    if !file.is_alive(&folder.cluster) {
         // PostgreSQL would mistake a stranger with this number for itself and refuse to start.
         if Path::new(&format!("/proc/{pid}")).exists() {
-            fs::remove_file(folder.cluster.join("postmaster.pid"))
-                .map_err(Error::io("cannot remove postmaster.pid"))?;
+            fs::remove_file(PidFile::path(&folder.cluster)).map_err(Error::io("cannot remove postmaster.pid"))?;
         }
         return Ok(());
     }

@@ -265,7 +265,9 @@ fn is_origin(text: &str) -> bool {
 }
 
 fn is_webhook_url(text: &str) -> bool {
-    text.len() <= 2048 && Url::parse(text).is_ok_and(|url| url.scheme() == "https" && url.has_host())
+    // The parser would drop control characters; the database cannot keep U+0000.
+    let plain = text.len() <= 2048 && !text.contains(char::is_control);
+    plain && Url::parse(text).is_ok_and(|url| url.scheme() == "https" && url.has_host())
 }
 
 fn is_secret(text: &str) -> bool {
@@ -328,6 +330,7 @@ mod tests {
             (json!({"rate_limit": 0}), "config.rate_limit: expected a whole number from 1 to 1000000"),
             (json!({"presence": "yes"}), "config.presence: expected true or false"),
             (json!({"webhook_url": "http://a.example"}), "config.webhook_url: expected an https URL"),
+            (json!({"webhook_url": "https://a.example/\0"}), "config.webhook_url: expected an https URL"),
             (
                 json!({"allowed_origins": ["*", "https://*.example"]}),
                 "config.allowed_origins[1]: expected an origin like https://example.com, or *",

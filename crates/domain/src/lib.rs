@@ -27,7 +27,7 @@ pub use message::{
     Advanced, Change, Content, HistoryQuery, Message, NewMessage, Order, Positions, Receipt, ReceiptKind,
 };
 pub use room::{Listed, Member, NewRoom, Own, Place, Role, Room, RoomPatch, RoomType, Roster, direct_message_key};
-pub use tenant::{KeyInfo, Tenant, TenantKey, TenantPatch, TenantStatus};
+pub use tenant::{Grace, KeyInfo, Tenant, TenantKey, TenantPatch, TenantStatus};
 pub use text::{ClientMessageId, Json, Name, UserId};
 pub use timestamp::Timestamp;
 

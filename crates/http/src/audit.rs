@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use chatapi_auth::{Caller, Credential};
 use chatapi_domain::{KeyId, RequestId, TenantId};
-use chatapi_storage::AuditEntry;
+use chatapi_storage::{AuditAction, AuditEntry};
 
 use crate::api::Api;
 use crate::clock;
@@ -13,19 +13,19 @@ use crate::reply::{Reply, Subject};
 use crate::route::Route;
 
 /// What a route does to tenants and keys; nothing for all others.
-const fn action(route: Route) -> Option<&'static str> {
+const fn action(route: Route) -> Option<AuditAction> {
     Some(match route {
-        Route::TenantsCreate => "tenant.create",
-        Route::TenantsUpdate | Route::TenantUpdate => "tenant.update",
-        Route::TenantsDelete => "tenant.delete",
-        Route::KeysCreate | Route::OwnKeysCreate => "key.create",
-        Route::KeysRevoke | Route::OwnKeysRevoke => "key.revoke",
-        Route::KeysRotate | Route::OwnKeysRotate => "key.rotate",
-        Route::TenantsList => "tenant.list",
-        Route::TenantsGet => "tenant.get",
-        Route::KeysList => "key.list",
-        Route::AuditList => "audit.list",
-        Route::UsageTotals | Route::UsageList => "usage.list",
+        Route::TenantsCreate => AuditAction::TenantCreate,
+        Route::TenantsUpdate | Route::TenantUpdate => AuditAction::TenantUpdate,
+        Route::TenantsDelete => AuditAction::TenantDelete,
+        Route::KeysCreate | Route::OwnKeysCreate => AuditAction::KeyCreate,
+        Route::KeysRevoke | Route::OwnKeysRevoke => AuditAction::KeyRevoke,
+        Route::KeysRotate | Route::OwnKeysRotate => AuditAction::KeyRotate,
+        Route::TenantsList => AuditAction::TenantList,
+        Route::TenantsGet => AuditAction::TenantGet,
+        Route::KeysList => AuditAction::KeyList,
+        Route::AuditList => AuditAction::AuditList,
+        Route::UsageTotals | Route::UsageList => AuditAction::UsageList,
         _ => return None,
     })
 }
@@ -38,7 +38,7 @@ const fn only_refused(route: Route) -> bool {
 
 /// What is known of a request before it is answered; nothing of one that is not to be noted.
 pub(crate) struct Asked {
-    action: &'static str,
+    action: AuditAction,
     actor: String,
     tenant_id: Option<TenantId>,
     target: Option<KeyId>,
@@ -90,7 +90,7 @@ impl Asked {
             entry_id: *RequestId::new(now).as_uuid(),
             at: now,
             actor: self.actor,
-            action: self.action.to_owned(),
+            action: self.action.as_str().to_owned(),
             tenant_id: self.tenant_id.or(tenant),
             target: key.or(self.target).map(|id| id.to_string()),
             outcome: result.map_or_else(|error| error.kind().code(), |_| "ok").to_owned(),

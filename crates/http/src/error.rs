@@ -184,10 +184,35 @@ impl ApiError {
     }
 }
 
+impl From<&Invalid> for Kind {
+    fn from(invalid: &Invalid) -> Self {
+        if invalid.too_large { Self::PayloadTooLarge } else { Self::InvalidRequest }
+    }
+}
+
+impl From<&StoreError> for Kind {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::NotFound(_) => Self::NotFound,
+            StoreError::Forbidden(_) => Self::Forbidden,
+            StoreError::Conflict(_) => Self::Conflict,
+            StoreError::Invalid(invalid) => invalid.into(),
+            StoreError::QuotaExceeded { .. } => Self::QuotaExceeded,
+            StoreError::Unavailable(_) => Self::Unavailable,
+            StoreError::Corrupt { .. } | StoreError::Database(_) => Self::Internal,
+        }
+    }
+}
+
+/// The word of the contract (`not_found`, `conflict` …) for what the store answered.
+#[must_use]
+pub fn error_code(error: &StoreError) -> &'static str {
+    Kind::from(error).code()
+}
+
 impl From<Invalid> for ApiError {
     fn from(invalid: Invalid) -> Self {
-        let kind = if invalid.too_large { Kind::PayloadTooLarge } else { Kind::InvalidRequest };
-        Self::new(kind, invalid.to_string())
+        Self::new(Kind::from(&invalid), invalid.to_string())
     }
 }
 
@@ -195,8 +220,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound(what) => Self::not_found(what),
-            StoreError::Forbidden(why) => Self::new(Kind::Forbidden, why),
-            StoreError::Conflict(why) => Self::new(Kind::Conflict, why),
+            StoreError::Forbidden(why) | StoreError::Conflict(why) => Self::new(Kind::from(&error), why),
             StoreError::Invalid(invalid) => invalid.into(),
             StoreError::QuotaExceeded { retry_seconds } => Self::quota_exceeded(retry_seconds),
             error @ StoreError::Unavailable(_) => Self::unavailable(error),

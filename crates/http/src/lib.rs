@@ -30,8 +30,10 @@ mod views;
 
 pub use api::{Api, Options};
 pub use clock::now;
+pub use error::error_code;
 pub use route::{Access, ROUTES, Route, RouteSpec};
 pub use server::serve;
+pub use views::{KeyView, NewKeyView, NewTenantView, TenantView};
 
 /// Pieces that the benches measure by themselves.
 #[doc(hidden)]

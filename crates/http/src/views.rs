@@ -1,5 +1,7 @@
 //! What goes over the wire. Domain types are not serialised directly.
 
+use std::fmt;
+
 use chatapi_domain::{
     Change, Defaults, KeyId, KeyInfo, Listed, Member, Name, Positions, Receipt, RoomId, Tenant, TenantId, Timestamp,
     UserId,
@@ -9,8 +11,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// A tenant, as the operator and the tenant itself see it.
-#[derive(Serialize)]
-pub(crate) struct TenantView<'a> {
+#[derive(Debug, Serialize)]
+pub struct TenantView<'a> {
     tenant_id: TenantId,
     name: &'a Name,
     status: &'static str,
@@ -19,7 +21,9 @@ pub(crate) struct TenantView<'a> {
 }
 
 impl<'a> TenantView<'a> {
-    pub(crate) fn new(tenant: &'a Tenant, defaults: &Defaults) -> Self {
+    /// This tenant, with `defaults` where nothing was set.
+    #[must_use]
+    pub fn new(tenant: &'a Tenant, defaults: &Defaults) -> Self {
         Self {
             tenant_id: tenant.tenant_id,
             name: &tenant.name,
@@ -31,8 +35,8 @@ impl<'a> TenantView<'a> {
 }
 
 /// A key, without its secret.
-#[derive(Serialize)]
-pub(crate) struct KeyView<'a> {
+#[derive(Debug, Serialize)]
+pub struct KeyView<'a> {
     key_id: &'a KeyId,
     name: Option<&'a Name>,
     created_at: Timestamp,
@@ -54,21 +58,39 @@ impl<'a> From<&'a KeyInfo> for KeyView<'a> {
     }
 }
 
-/// The key of a tenant that was just made; the only time it is shown.
-#[derive(Serialize, Clone)]
-pub(crate) struct NewKeyView<'a> {
-    pub(crate) key_id: String,
+/// A key that was just made; the only time that it is shown.
+#[derive(Serialize)]
+pub struct NewKeyView<'a> {
+    #[serde(flatten)]
+    key: KeyView<'a>,
     /// Absent from an answer that is kept.
-    pub(crate) api_key: Option<&'a str>,
+    api_key: Option<&'a str>,
+}
+
+impl<'a> NewKeyView<'a> {
+    /// This key, with the whole of it where it is to be shown.
+    #[must_use]
+    pub fn new(key: &'a KeyInfo, api_key: Option<&'a str>) -> Self {
+        Self { key: key.into(), api_key }
+    }
 }
 
 /// A tenant that was just made, with its key.
 #[derive(Serialize)]
-pub(crate) struct NewTenantView<'a> {
+pub struct NewTenantView<'a> {
     #[serde(flatten)]
-    pub(crate) tenant: TenantView<'a>,
-    #[serde(flatten)]
-    pub(crate) key: NewKeyView<'a>,
+    tenant: TenantView<'a>,
+    key_id: &'a KeyId,
+    /// Absent from an answer that is kept.
+    api_key: Option<&'a str>,
+}
+
+impl<'a> NewTenantView<'a> {
+    /// This tenant and its key, with the whole of it where it is to be shown.
+    #[must_use]
+    pub fn new(tenant: &'a Tenant, defaults: &Defaults, key_id: &'a KeyId, api_key: Option<&'a str>) -> Self {
+        Self { tenant: TenantView::new(tenant, defaults), key_id, api_key }
+    }
 }
 
 /// A room in a list, with the caller's own place in it.
@@ -161,5 +183,17 @@ impl<'a> From<&'a Receipt> for ReceiptView<'a> {
             read_seq: receipt.positions.read_seq,
             updated_at: receipt.updated_at,
         }
+    }
+}
+
+impl fmt::Debug for NewKeyView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewKeyView").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NewTenantView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewTenantView").finish_non_exhaustive()
     }
 }

@@ -14,6 +14,53 @@ pub struct Audit<'a> {
     pub(crate) db: &'a Db,
 }
 
+/// What is done, or tried, with tenants and keys, whoever asks and however.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditAction {
+    /// A tenant is made.
+    TenantCreate,
+    /// A tenant's name, status or configuration is changed.
+    TenantUpdate,
+    /// A tenant is deleted.
+    TenantDelete,
+    /// Tenants are listed.
+    TenantList,
+    /// A tenant is looked at.
+    TenantGet,
+    /// A key is made.
+    KeyCreate,
+    /// A key is revoked.
+    KeyRevoke,
+    /// A key takes the place of another.
+    KeyRotate,
+    /// A tenant's keys are listed.
+    KeyList,
+    /// This log is read.
+    AuditList,
+    /// What tenants used is read.
+    UsageList,
+}
+
+impl AuditAction {
+    /// The word in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TenantCreate => "tenant.create",
+            Self::TenantUpdate => "tenant.update",
+            Self::TenantDelete => "tenant.delete",
+            Self::TenantList => "tenant.list",
+            Self::TenantGet => "tenant.get",
+            Self::KeyCreate => "key.create",
+            Self::KeyRevoke => "key.revoke",
+            Self::KeyRotate => "key.rotate",
+            Self::KeyList => "key.list",
+            Self::AuditList => "audit.list",
+            Self::UsageList => "usage.list",
+        }
+    }
+}
+
 /// One thing that was done or tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEntry {
@@ -21,9 +68,10 @@ pub struct AuditEntry {
     pub entry_id: Uuid,
     /// When.
     pub at: Timestamp,
-    /// Who: `master`, the id of a tenant's key, or `unknown` if the credentials were refused.
+    /// Who: `master`, the id of a tenant's key, `command-line`, or `unknown` if the credentials
+    /// were refused.
     pub actor: String,
-    /// What, as `tenant.create` or `key.revoke`.
+    /// What: the word of an [`AuditAction`].
     pub action: String,
     /// The tenant it was about, as far as that is known.
     pub tenant_id: Option<TenantId>,
@@ -31,7 +79,7 @@ pub struct AuditEntry {
     pub target: Option<String>,
     /// `ok`, or the error that was answered.
     pub outcome: String,
-    /// Where it was asked from.
+    /// Where it was asked from; `-` if not over the network.
     pub address: String,
     /// The id of the request.
     pub request_id: String,

@@ -80,6 +80,20 @@ impl Connector {
         Ok(Self { plain, tls: MakeRustlsConnect::new(tls) })
     }
 
+    /// Where it connects to, for people: the URL without password and settings.
+    #[must_use]
+    pub fn address(&self) -> String {
+        use tokio_postgres::config::Host;
+        let ports = self.plain.get_ports();
+        let host = |(at, host): (usize, &Host)| match host {
+            Host::Tcp(name) => format!("{name}:{}", ports.get(at).or(ports.first()).unwrap_or(&5432)),
+            Host::Unix(folder) => folder.display().to_string(),
+        };
+        let hosts: Vec<_> = self.plain.get_hosts().iter().enumerate().map(host).collect();
+        let user = self.plain.get_user().map(|user| format!("{user}@")).unwrap_or_default();
+        format!("postgres://{user}{}/{}", hosts.join(","), self.plain.get_dbname().unwrap_or_default())
+    }
+
     /// The settings and TLS of a session for requests.
     pub(crate) fn for_requests(&self) -> (tokio_postgres::Config, MakeRustlsConnect) {
         // Lists that can come sorted from an index are sorted piece by piece, not as a whole.
@@ -238,5 +252,6 @@ mod tests {
         }
         let good = Connector::parse("postgres://u:sesame@h/d?sslmode=require").expect("a URL");
         assert!(!format!("{good:?}").contains("sesame"));
+        assert_eq!(good.address(), "postgres://u@h:5432/d");
     }
 }

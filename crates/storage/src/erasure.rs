@@ -6,17 +6,16 @@
 //! deleted goes room by room, then all else it has, then itself. One of the few files that see
 //! more than one tenant.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chatapi_domain::{RoomId, TenantId};
-use tokio::sync::Notify;
+use chatapi_domain::{Fact, NodeId, RoomId, TenantId};
 use tokio_util::sync::CancellationToken;
 
-use crate::Result;
 use crate::db::Db;
+use crate::feed::{Signal, Told};
 use crate::row::get;
 use crate::usage::tally_erased;
+use crate::{Result, nodes};
 
 /// Messages erased in one statement: some ten milliseconds of work.
 const STEP: i64 = 2000;
@@ -40,7 +39,10 @@ pub(crate) const ERASE: &str = concat!(
 
 const ALL: i64 = i64::MAX;
 
-const FORGET: &str = "delete from erased_rooms where tenant_id = $1 and room_id = $2";
+/// Not before the last message has gone, whoever erases it.
+const FORGET: &str = "
+    delete from erased_rooms where tenant_id = $1 and room_id = $2
+       and not exists (select from messages where tenant_id = $1 and room_id = $2)";
 
 const PENDING: &str = "select tenant_id, room_id from erased_rooms order by tenant_id, room_id limit 100";
 
@@ -111,14 +113,15 @@ pub(crate) async fn step(db: &Db, sql: &'static str, params: &crate::db::Params<
     Ok(rows)
 }
 
-/// Finishes, again and again until `stop`, what was begun and not finished.
-pub(crate) async fn sweep(db: Db, wake: Arc<Notify>, stop: CancellationToken) {
+/// Finishes, again and again until `stop`, what was begun and not finished; at once when a tenant
+/// has changed: it may be going, or keep its messages for a shorter time.
+pub(crate) async fn sweep(db: Db, node: NodeId, mut told: Told, stop: CancellationToken) {
     let mut aged: Option<Instant> = None;
     let work = async {
         loop {
-            let woken = tokio::time::timeout(PAUSE, wake.notified()).await.is_ok();
+            let woken = tokio::time::timeout(PAUSE, tenant_changed(&mut told)).await.is_ok();
             let by_age = woken || aged.is_none_or(|at| at.elapsed() > BY_AGE);
-            match sweep_once(&db, by_age).await {
+            match sweep_if_leading(&db, node, by_age).await {
                 Ok(()) if by_age => aged = Some(Instant::now()),
                 Ok(()) => {}
                 Err(error) => tracing::debug!(%error, "Erasing will be tried again"),
@@ -126,6 +129,21 @@ pub(crate) async fn sweep(db: Db, wake: Arc<Notify>, stop: CancellationToken) {
         }
     };
     stop.run_until_cancelled(work).await;
+}
+
+async fn tenant_changed(told: &mut Told) {
+    while let Some(signal) = told.next().await {
+        if matches!(&*signal, Signal::Fact { fact: Fact::TenantChanged, .. } | Signal::Missed) {
+            return;
+        }
+    }
+    // The store is going.
+    std::future::pending::<()>().await;
+}
+
+/// Of several nodes one does it: the others would only stand in its way.
+async fn sweep_if_leading(db: &Db, node: NodeId, by_age: bool) -> Result<()> {
+    if nodes::leads(db, node).await? { sweep_once(db, by_age).await } else { Ok(()) }
 }
 
 async fn sweep_once(db: &Db, by_age: bool) -> Result<()> {

@@ -36,7 +36,7 @@ mod tokens;
 mod usage;
 mod writer;
 
-pub use audit::{Audit, AuditEntry};
+pub use audit::{Audit, AuditAction, AuditEntry};
 pub use connect::{Connector, InvalidUrl};
 pub use db::{PoolStatus, Work, measured};
 pub use error::Error;
@@ -47,6 +47,7 @@ pub use looks::Extent;
 pub use members::Members;
 pub use messages::{History, Messages};
 pub use meter::{Meter, OpenConnection};
+pub use migrate::Schema;
 pub use nodes::{Node, TenantUser};
 pub use presence::{Presence, Status};
 pub use receipts::Receipts;

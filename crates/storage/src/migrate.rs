@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::db::Db;
+use crate::row::get;
 use crate::{Connector, Error, Result};
 
 refinery::embed_migrations!("../../migrations");
@@ -13,6 +15,33 @@ const LOCK: i64 = 0x6368_6174_6170_6931;
 
 /// The oldest `PostgreSQL` that will do, as `server_version_num`.
 const OLDEST: i32 = 140_000;
+
+/// How far the schema of a database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schema {
+    /// The version of the `PostgreSQL` server.
+    pub server_version: String,
+    /// The newest migration that was run; none if the schema is missing.
+    pub version: Option<i32>,
+    /// The newest migration that this program has.
+    pub needed: i32,
+}
+
+const HAS_HISTORY: &str = "
+    select current_setting('server_version') as server_version,
+           to_regclass('refinery_schema_history') is not null as has_history";
+
+const VERSION: &str = "select max(version) as version from refinery_schema_history";
+
+/// Looks how far the schema is.
+pub(crate) async fn schema(db: &Db) -> Result<Schema> {
+    let row = db.query_opt(HAS_HISTORY, &[]).await?.ok_or(Error::unavailable("no answer"))?;
+    let has_history: bool = get(&row, "has_history")?;
+    let history = if has_history { db.query_opt(VERSION, &[]).await? } else { None };
+    let version = history.map_or(Ok(None), |row| get(&row, "version"))?;
+    let needed = migrations::runner().get_migrations().iter().map(refinery::Migration::version).max();
+    Ok(Schema { server_version: get(&row, "server_version")?, version, needed: needed.unwrap_or(0) })
+}
 
 /// Runs the migrations that are still missing. Nodes that start together take turns.
 ///

@@ -71,6 +71,16 @@ const GO: &str = "
      where not exists (
         select from presence p where p.tenant_id = i.tenant_id and p.user_id = i.user_id and p.node_id <> $3)";
 
+const LEADS: &str = "
+    select coalesce((select node_id from nodes where seen_at > now() - interval '12 seconds'
+                      order by node_id limit 1) = $1, false) as leads";
+
+/// Whether this node is the one that does what one of them must do.
+pub(crate) async fn leads(db: &Db, node: NodeId) -> Result<bool> {
+    let row = db.query_opt(LEADS, &[&node]).await?;
+    row.as_ref().map_or(Ok(false), |row| get(row, "leads"))
+}
+
 /// What a beat found.
 pub(crate) struct State {
     /// Other nodes alive.

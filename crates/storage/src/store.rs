@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chatapi_domain::{NodeId, TenantId, Timestamp};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,7 +13,7 @@ use crate::meter::{Meters, keep_adding};
 use crate::writer::Writer;
 use crate::{
     Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Meter, Node, PoolStatus, Presence,
-    QueueStatus, Receipts, Result, Rooms, Tenants, Tokens, UsageLog, erasure, feed, migrate,
+    QueueStatus, Receipts, Result, Rooms, Schema, Tenants, Tokens, UsageLog, erasure, feed, migrate,
 };
 
 /// How many connections a store keeps.
@@ -41,8 +40,6 @@ pub struct Store {
     connector: Connector,
     meters: Arc<Meters>,
     looks: Arc<Looks>,
-    /// Wakes those who erase.
-    erase: Arc<Notify>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -55,6 +52,27 @@ impl Store {
     ///
     /// [`Error::Unavailable`] if the pool cannot be made, or the system has no randomness.
     pub fn connect(connector: Connector, options: Options) -> Result<Self> {
+        let store = Self::open(connector, options)?;
+        let Self { db, feed, connector, meters, stop, tasks, .. } = store.clone();
+        tasks.spawn(erasure::sweep(db.clone(), feed.node_id(), feed.told(), stop.clone()));
+        tasks.spawn(keep_adding(meters, db, feed.node_id(), stop.clone()));
+        tasks.spawn(feed::run(feed, connector, stop));
+        Ok(store)
+    }
+
+    /// Opens the store beside the servers that run on the same database, for a command that does
+    /// one thing and ends. It is no node: it has no share in rate limits, hears nothing of what
+    /// happens, and leaves what is to be erased to the nodes. What it changes is told to them.
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::connect`].
+    pub fn connect_beside(connector: Connector) -> Result<Self> {
+        Self::open(connector, Options { pool_size: 2, writers: 1 })
+    }
+
+    fn open(connector: Connector, options: Options) -> Result<Self> {
         let db = Db::new(&connector, options.pool_size)?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut random = [0; 16];
@@ -62,17 +80,12 @@ impl Store {
         let node_id = NodeId::from_uuid(uuid::Builder::from_random_bytes(random).into_uuid());
         let feed = Feed::new(db.clone(), node_id);
         let writer = Arc::new(Writer::start(&connector, &db, &feed, options.writers, &tasks));
-        let erase = Arc::new(Notify::new());
-        tasks.spawn(erasure::sweep(db.clone(), erase.clone(), stop.clone()));
-        tasks.spawn(feed::run(feed.clone(), connector.clone(), stop.clone()));
-        let meters: Arc<Meters> = Arc::default();
-        tasks.spawn(keep_adding(meters.clone(), db.clone(), node_id, stop.clone()));
         let looks: Arc<Looks> = Arc::default();
         for _ in 0..LOOKERS {
             let (looks, db, stop) = (looks.clone(), db.clone(), stop.clone());
             tasks.spawn(async move { looks.serve(&db, &stop).await });
         }
-        Ok(Self { db, writer, feed, connector, meters, looks, erase, stop, tasks })
+        Ok(Self { db, writer, feed, connector, meters: Arc::default(), looks, stop, tasks })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once.
@@ -85,6 +98,15 @@ impl Store {
         migrate::run(&self.connector).await
     }
 
+    /// What the database is, and how far its schema.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if the database is away.
+    pub async fn schema(&self) -> Result<Schema> {
+        migrate::schema(&self.db).await
+    }
+
     /// Everything that belongs to one tenant.
     #[must_use]
     pub fn tenant(&self, tenant: TenantId) -> TenantStore<'_> {
@@ -94,7 +116,7 @@ impl Store {
     /// The tenants themselves: for the operator.
     #[must_use]
     pub fn tenants(&self) -> Tenants<'_> {
-        Tenants { db: &self.db, erase: &self.erase }
+        Tenants { db: &self.db }
     }
 
     /// The keys of all tenants: for finding out who asks.

@@ -4,7 +4,6 @@ use std::fmt;
 
 use chatapi_domain::{Config, Fact, Tenant, TenantId, TenantKey, TenantPatch, TenantStatus, Timestamp};
 use secrecy::SecretSlice;
-use tokio::sync::Notify;
 use tokio_postgres::Row;
 
 use crate::db::Db;
@@ -55,7 +54,6 @@ const ALLOWS_ORIGIN: &str = "
 #[derive(Debug, Clone, Copy)]
 pub struct Tenants<'a> {
     pub(crate) db: &'a Db,
-    pub(crate) erase: &'a Notify,
 }
 
 /// A tenant with what its users' tokens are checked against.
@@ -146,8 +144,6 @@ impl Tenants<'_> {
         tx.execute(UPDATE, &[&tenant, &changed.name, &changed.status.as_str(), &config]).await?;
         tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
         tx.commit().await?;
-        // What a shorter retention ends goes now.
-        self.erase.notify_one();
         Ok(changed)
     }
 
@@ -165,9 +161,7 @@ impl Tenants<'_> {
             return Err(Error::NotFound("Tenant"));
         }
         tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
-        tx.commit().await?;
-        self.erase.notify_one();
-        Ok(())
+        tx.commit().await
     }
 
     /// How many rooms a tenant that is being deleted still has.

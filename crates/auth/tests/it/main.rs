@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chatapi_auth::{ApiKey, Caller, Denied, MasterKeys, Moment, Verifier};
-use chatapi_domain::{Config, Defaults, Name, Tenant, TenantId, TenantKey, TenantStatus, Timestamp};
+use chatapi_domain::{Config, Defaults, Name, Tenant, TenantId, TenantStatus, Timestamp};
 use chatapi_storage::{Store, measured};
 use chatapi_testkit::Database;
 use secrecy::{ExposeSecret, SecretString};
@@ -32,7 +32,7 @@ async fn fixture() -> Fixture {
     let store = database.store();
     let master = MasterKeys::new(Some(&"master".into()), None).expect("a key");
     let verifier = Verifier::new(store.clone(), master, Defaults::default(), TaskTracker::new());
-    let (key, secret_hash) = verifier.new_key().await.expect("a key");
+    let (key, stored) = verifier.new_key(None).await.expect("a key");
     let tenant = Tenant {
         tenant_id: TenantId::new(at(0).wall),
         name: Name::parse("name", "t").expect("a name"),
@@ -40,7 +40,6 @@ async fn fixture() -> Fixture {
         config: Config::default(),
         created_at: at(0).wall,
     };
-    let stored = TenantKey { key_id: key.key_id().clone(), secret_hash, expires_at: None, revoked_at: None };
     store.tenants().create(&tenant, &stored).await.expect("made");
     Fixture { database, store, verifier, key: key.expose() }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use chatapi_cluster::{Cluster, Error, Options, Programs};
+use chatapi_cluster::{Borrowed, Cluster, Error, Options, Programs};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
@@ -55,6 +55,57 @@ async fn one_owner_at_a_time() {
 
     assert!(matches!(second, Err(Error::InUse { .. })), "{second:?}");
     cluster.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_running_cluster_is_borrowed_and_goes_on_running() {
+    let folder = folder();
+    let options = options(folder.path());
+    let cluster = Cluster::start(&options).await.expect("started");
+
+    let borrowed = Borrowed::take(&options).await.expect("it runs");
+
+    assert!(matches!(&borrowed, Borrowed::Running { url } if *url == cluster.url()), "{borrowed:?}");
+    borrowed.give_back().await.expect("nothing to do");
+    connect(&cluster).await.batch_execute("select 1").await.expect("served");
+    cluster.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_cluster_that_nobody_runs_is_started_for_one_borrower_at_a_time_and_a_server_waits() {
+    let folder = folder();
+    let options = options(folder.path());
+    let none = Borrowed::take(&options).await;
+    assert!(matches!(none, Err(Error::NoCluster { .. })), "{none:?}");
+    assert!(!folder.path().join("data").exists(), "nothing was made");
+    let first = Borrowed::take_or_make(&options).await.expect("made");
+    assert!(matches!(first, Borrowed::Started(_)), "{first:?}");
+
+    let (second, server) = (Borrowed::take(&options), Cluster::start(&options));
+    let (second, server) = (timeout(Duration::from_millis(500), second), timeout(Duration::from_millis(500), server));
+    let (second, server) = tokio::join!(second, server);
+    assert!(second.is_err() && server.is_err(), "both wait: {second:?} {server:?}");
+    let (given, server) = tokio::join!(first.give_back(), Cluster::start(&options));
+
+    given.expect("stopped");
+    let server = server.expect("its turn");
+    connect(&server).await.batch_execute("select 1").await.expect("served");
+    server.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_cluster_of_another_user_is_left_alone() {
+    let folder = folder();
+    let cluster = folder.path().join("data/postgres");
+    Cluster::start(&options(folder.path())).await.expect("started").stop().await.expect("stopped");
+    let Ok(()) = std::os::unix::fs::chown(&cluster, Some(12345), None) else {
+        eprintln!("only root can give a folder away");
+        return;
+    };
+
+    let refused = Borrowed::take(&options(folder.path())).await;
+
+    assert!(matches!(refused, Err(Error::NotOurs { owner: 12345, .. })), "{refused:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! under `/tenant`.
 
 use chatapi_auth::ApiKey;
-use chatapi_domain::{KeyId, KeyInfo, Name, TenantId, TenantKey, Timestamp};
+use chatapi_domain::{Grace, KeyId, KeyInfo, Name, TenantId, TenantKey, Timestamp};
 use hyper::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -11,11 +11,7 @@ use crate::call::{Call, paged};
 use crate::error::ApiError;
 use crate::reply::Reply;
 use crate::route::Access;
-use crate::views::KeyView;
-
-/// How long a rotated key goes on, in seconds: at most, and where nothing is said.
-const LONGEST_GRACE: i64 = 604_800;
-const USUAL_GRACE: i64 = 86_400;
+use crate::views::{KeyView, NewKeyView};
 
 /// Whose keys are meant, and where in the path the key stands.
 fn target(call: &Call) -> Result<(TenantId, usize), ApiError> {
@@ -55,10 +51,8 @@ pub(crate) async fn create(call: Call) -> Result<Reply, ApiError> {
     let (tenant, _) = target(&call)?;
     let body: CreateBody = call.json_or_default()?;
     let name = body.name.map(|name| Name::parse("name", name)).transpose()?;
-    let expires_at = body.expires_at.map(|at| Timestamp::parse("expires_at", &at)).transpose()?;
-    if expires_at.is_some_and(|at| at <= call.now()) {
-        return Err(ApiError::invalid("expires_at", "expected a time in the future"));
-    }
+    let expiry = |at: String| TenantKey::parse_expiry("expires_at", &at, call.now());
+    let expires_at = body.expires_at.map(expiry).transpose()?;
     let (key, stored) = new_key(&call, expires_at).await?;
     let made = call.api.store.keys().create(tenant, &stored, name.as_ref(), call.now()).await?;
     Ok(made_reply(&key, &made)?.about(tenant, &made.key_id))
@@ -74,12 +68,9 @@ pub(crate) async fn rotate(call: Call) -> Result<Reply, ApiError> {
     let (tenant, place) = target(&call)?;
     let old: KeyId = call.id(place, "Key")?;
     let body: RotateBody = call.json_or_default()?;
-    let grace = body.grace_seconds.unwrap_or(USUAL_GRACE);
-    if !(0..=LONGEST_GRACE).contains(&grace) {
-        return Err(ApiError::invalid("grace_seconds", format!("expected 0 to {LONGEST_GRACE} seconds")));
-    }
+    let grace = body.grace_seconds.map(|seconds| Grace::parse("grace_seconds", seconds)).transpose()?;
+    let ends = grace.unwrap_or_default().ends(call.now());
     let (key, stored) = new_key(&call, None).await?;
-    let ends = call.now().plus_seconds(grace);
     let made = call.api.store.keys().rotate(tenant, &old, &stored, ends, call.now()).await?;
     outdate(&call, tenant);
     Ok(made_reply(&key, &made)?.about(tenant, &made.key_id))
@@ -97,21 +88,13 @@ pub(crate) async fn revoke(call: Call) -> Result<Reply, ApiError> {
 }
 
 async fn new_key(call: &Call, expires_at: Option<Timestamp>) -> Result<(ApiKey, TenantKey), ApiError> {
-    let made = call.api.verifier.new_key().await;
-    let (key, secret_hash) = made.map_err(|denied| ApiError::denied(denied, Access::Operator))?;
-    let stored = TenantKey { key_id: key.key_id().clone(), secret_hash, expires_at, revoked_at: None };
-    Ok((key, stored))
+    let made = call.api.verifier.new_key(expires_at).await;
+    made.map_err(|denied| ApiError::denied(denied, Access::Operator))
 }
 
 /// The new key, with its secret this once: what is kept for an `Idempotency-Key` has none.
 fn made_reply(key: &ApiKey, made: &KeyInfo) -> Result<Reply, ApiError> {
-    #[derive(Serialize)]
-    struct Made<'a> {
-        #[serde(flatten)]
-        key: KeyView<'a>,
-        api_key: Option<&'a str>,
-    }
     let exposed = key.expose();
-    let shown = Made { key: made.into(), api_key: Some(exposed.expose_secret()) };
-    Reply::json(StatusCode::CREATED, &shown)?.keeping(&Made { key: made.into(), api_key: None })
+    let shown = NewKeyView::new(made, Some(exposed.expose_secret()));
+    Reply::json(StatusCode::CREATED, &shown)?.keeping(&NewKeyView::new(made, None))
 }

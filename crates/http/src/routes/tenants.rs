@@ -1,6 +1,6 @@
 //! Tenants.
 
-use chatapi_domain::{Config, Name, Tenant, TenantId, TenantKey, TenantPatch, TenantStatus};
+use chatapi_domain::{Config, Name, Tenant, TenantId, TenantPatch, TenantStatus};
 use hyper::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::call::{Call, paged};
 use crate::error::{ApiError, Kind};
 use crate::reply::Reply;
 use crate::route::Access;
-use crate::views::{NewKeyView, NewTenantView, TenantView};
+use crate::views::{NewTenantView, TenantView};
 
 #[derive(Deserialize)]
 struct CreateBody {
@@ -22,24 +22,16 @@ struct CreateBody {
 pub(crate) async fn create(call: Call) -> Result<Reply, ApiError> {
     let body: CreateBody = call.json()?;
     let verifier = &call.api.verifier;
-    let tenant = Tenant {
-        tenant_id: call.subject.map_or_else(|| TenantId::new(call.now()), TenantId::from_uuid),
-        name: Name::parse("name", body.name)?,
-        status: TenantStatus::Active,
-        config: body.config.as_ref().map(Config::parse).transpose()?.unwrap_or_default(),
-        created_at: call.now(),
-    };
-    let (key, secret_hash) = verifier.new_key().await.map_err(|denied| ApiError::denied(denied, Access::Operator))?;
-    let stored = TenantKey { key_id: key.key_id().clone(), secret_hash, expires_at: None, revoked_at: None };
+    let tenant_id = call.subject.map_or_else(|| TenantId::new(call.now()), TenantId::from_uuid);
+    let tenant = Tenant::new(tenant_id, body.name, body.config.as_ref(), call.now())?;
+    let (key, stored) = verifier.new_key(None).await.map_err(|denied| ApiError::denied(denied, Access::Operator))?;
     let created = call.api.store.tenants().create(&tenant, &stored).await?;
 
     let exposed = key.expose();
-    let shown = NewKeyView { key_id: key.key_id().to_string(), api_key: Some(exposed.expose_secret()) };
-    let hidden = NewKeyView { api_key: None, ..shown.clone() };
-    let view = |key| NewTenantView { tenant: TenantView::new(&tenant, verifier.defaults()), key };
+    let view = |api_key| NewTenantView::new(&tenant, verifier.defaults(), key.key_id(), api_key);
     // Run again after a crash, the first key stands, and nobody has seen it.
-    let answered = if created { shown } else { hidden.clone() };
-    let reply = Reply::json(StatusCode::CREATED, &view(answered))?.keeping(&view(hidden))?;
+    let shown = created.then(|| exposed.expose_secret());
+    let reply = Reply::json(StatusCode::CREATED, &view(shown))?.keeping(&view(None))?;
     Ok(reply.about(tenant.tenant_id, key.key_id()))
 }
 

@@ -1,5 +1,6 @@
 //! The store on a real `PostgreSQL`.
 
+mod beside;
 mod chat;
 mod isolation;
 mod model;
