@@ -55,25 +55,24 @@ const EXISTING: &str = concat!(
 
 const GET: &str = concat!("select ", room_columns!(), ", own.role from ", visible_room!());
 
-/// A user's rooms: only their sort keys are sorted; rooms, messages and deletions are looked up
-/// for the page alone.
+/// A user's rooms: messages are looked up for the page alone, and deletions only where a room has
+/// had any change.
 const LIST_OF_USER: &str = concat!(
     "select ",
     room_columns!(),
-    ", p.role, p.delivered_seq, p.read_seq,
-       r.last_seq - greatest(p.read_seq, r.first_seq - 1) - (
+    ", r.role, r.delivered_seq, r.read_seq,
+       r.last_seq - greatest(r.read_seq, r.first_seq - 1) - case when r.last_change = 0 then 0 else (
            select count(*) from messages d
-            where d.tenant_id = $1 and d.room_id = r.room_id and d.seq > p.read_seq and d.deleted_at is not null
-       ) as unread_count, ",
+            where d.tenant_id = $1 and d.room_id = r.room_id and d.seq > greatest(r.read_seq, r.first_seq - 1) and d.deleted_at is not null
+       ) end as unread_count, ",
     message_columns!(),
-    " from (select own.room_id, own.role, own.delivered_seq, own.read_seq, s.active_at
-              from room_members own join rooms s using (tenant_id, room_id)
+    " from (select s.*, own.role, own.delivered_seq, own.read_seq
+              from room_members own join rooms s on s.tenant_id = own.tenant_id and s.room_id = own.room_id
              where own.tenant_id = $1 and own.user_id = $2 and ($3::text is null or s.type = $3)
                and ($4::timestamptz is null or (s.active_at, s.room_id) < ($4, $5::uuid))
-             order by s.active_at desc, s.room_id desc limit $6) p
-      join rooms r on r.tenant_id = $1 and r.room_id = p.room_id
+             order by s.active_at desc, s.room_id desc limit $6) r
       left join messages m on m.tenant_id = $1 and m.room_id = r.room_id and m.seq = r.last_seq
-     order by p.active_at desc, p.room_id desc"
+     order by r.active_at desc, r.room_id desc"
 );
 
 /// All rooms of the tenant. The hour is indexed, and only within an hour is there sorting.
