@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::db::Db;
+use crate::transfer::Gates;
 use crate::writer::Writer;
 use crate::{
     Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Node, PoolStatus, Presence, QueueStatus,
-    Receipts, Result, Rooms, Tenants, Tokens, erasure, feed, migrate,
+    Receipts, Result, Rooms, Tenants, Tokens, Transfer, erasure, feed, migrate,
 };
 
 /// How many connections a store keeps.
@@ -39,6 +40,7 @@ pub struct Store {
     connector: Connector,
     /// Wakes those who erase.
     erase: Arc<Notify>,
+    gates: Gates,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -61,7 +63,7 @@ impl Store {
         let erase = Arc::new(Notify::new());
         tasks.spawn(erasure::sweep(db.clone(), erase.clone(), stop.clone()));
         tasks.spawn(feed::run(feed.clone(), connector.clone(), stop.clone()));
-        Ok(Self { db, writer, feed, connector, erase, stop, tasks })
+        Ok(Self { db, writer, feed, connector, erase, gates: Gates::new(), stop, tasks })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once.
@@ -96,6 +98,12 @@ impl Store {
     #[must_use]
     pub fn audit(&self) -> Audit<'_> {
         Audit { db: &self.db }
+    }
+
+    /// Whole tenants, out and in.
+    #[must_use]
+    pub fn transfer(&self) -> Transfer<'_> {
+        Transfer::new(self, &self.connector, &self.gates)
     }
 
     /// What this node and others did, as it happens.
@@ -139,6 +147,16 @@ impl Store {
     #[must_use]
     pub fn queue_status(&self) -> QueueStatus {
         self.writer.status()
+    }
+
+    /// Runs a task that [`Store::close`] waits for: it must end when the store is closed.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Runs `work`, but not beyond the closing of the store.
+    pub(crate) async fn until_closed<F: Future>(&self, work: F) -> Option<F::Output> {
+        self.stop.run_until_cancelled(work).await
     }
 
     /// Lets the writers finish what they have accepted, then closes all connections. What is

@@ -5,4 +5,5 @@ mod isolation;
 mod model;
 mod plans;
 mod tls;
+mod transfer;
 mod writer;
