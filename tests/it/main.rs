@@ -17,3 +17,4 @@ mod slow;
 mod socket;
 mod sync;
 mod tenants;
+mod transfer;

@@ -7,7 +7,7 @@ mod round_robin;
 mod socket;
 
 pub use answer::Answer;
-pub use app::{App, Builder, binary};
+pub use app::{App, Builder, MASTER_KEY, binary};
 pub use caller::{Caller, Tenant};
 pub use round_robin::RoundRobin;
 pub use socket::{Refused, Socket};

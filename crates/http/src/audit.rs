@@ -18,6 +18,8 @@ const fn action(route: Route) -> Option<&'static str> {
         Route::TenantsCreate => "tenant.create",
         Route::TenantsUpdate | Route::TenantUpdate => "tenant.update",
         Route::TenantsDelete => "tenant.delete",
+        Route::TenantsExport => "tenant.export",
+        Route::TenantsImport => "tenant.import",
         Route::KeysCreate | Route::OwnKeysCreate => "key.create",
         Route::KeysRevoke | Route::OwnKeysRevoke => "key.revoke",
         Route::KeysRotate | Route::OwnKeysRotate => "key.rotate",
@@ -71,6 +73,12 @@ impl Asked {
         };
         let target = key.and_then(|id| id.parse().ok());
         Some(Self { action, actor, tenant_id, target, address, request_id: request_id.to_owned() })
+    }
+
+    /// The same, about the tenant that the query names if the path names none.
+    pub(crate) fn or_about(mut self, tenant: Option<&str>) -> Self {
+        self.tenant_id = self.tenant_id.or_else(|| tenant?.parse().ok());
+        self
     }
 
     /// Notes the request and what became of it. If that fails the log says so: the work is done.

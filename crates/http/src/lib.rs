@@ -19,6 +19,7 @@ mod health;
 mod idempotency;
 mod limits;
 mod metrics;
+mod outgoing;
 mod proxies;
 mod reply;
 mod route;

@@ -10,6 +10,7 @@ mod receipts;
 mod rooms;
 mod tenants;
 mod tokens;
+mod transfer;
 
 use serde::{Deserialize, Deserializer};
 
@@ -31,6 +32,8 @@ pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> 
         Route::TenantsGet => tenants::get(call).await,
         Route::TenantsUpdate => Box::pin(tenants::update(call)).await,
         Route::TenantsDelete => tenants::delete(call).await,
+        Route::TenantsExport => Box::pin(transfer::export(call)).await,
+        Route::TenantsImport => Box::pin(transfer::import(call)).await,
         Route::AuditList => audit::list(call).await,
         Route::KeysList | Route::OwnKeysList => keys::list(call).await,
         Route::KeysCreate | Route::OwnKeysCreate => Box::pin(keys::create(call)).await,

@@ -143,7 +143,7 @@ async fn find(tx: &Transaction<'_>, tenant: TenantId) -> Result<Tenant> {
     let row = tx.query_opt(TENANT, &[&tenant, &&Config::SECRETS[..]]).await?;
     let found = row.as_ref().map(tenants::read).transpose()?.ok_or(Error::NotFound("Tenant"))?;
     let leaves = found.status == TenantStatus::Deleting;
-    if leaves { Err(Error::Conflict("The tenant is being deleted")) } else { Ok(found) }
+    if leaves { Err(Error::BEING_DELETED) } else { Ok(found) }
 }
 
 async fn totals(tx: &Transaction<'_>, tenant: TenantId) -> Result<Counts> {
