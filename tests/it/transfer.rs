@@ -59,8 +59,8 @@ async fn lively(app: &App) -> Tenant<'_> {
     let deleted = tenant.room("group", &["alice"]).await;
     tenant.user("alice").say(&deleted, "gone").await;
     tenant.backend().delete(&format!("/rooms/{deleted}")).await.expect(204);
-    let patch = json!({"name": "Grüße \u{2028}", "metadata": {"z": [1.50], "a": "\n"}});
-    tenant.user("alice").patch(&format!("/rooms/{group}"), patch).await.expect(200);
+    let renamed = json!({"name": "Grüße \u{2028}", "metadata": {"z": [1.50], "a": "\n"}});
+    tenant.user("alice").patch(&format!("/rooms/{group}"), renamed).await.expect(200);
     let raw = "{\"metadata\": {\"b\" : 1,\n\r\"a\":1e3}}";
     let request = tenant.user("bob").request("PATCH", &format!("/rooms/{channel}"));
     let answer = request.header("Content-Type", "application/json").body(raw).send().await.expect("an answer");
