@@ -32,6 +32,8 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         | Route::TenantsGet
         | Route::TenantGet
         | Route::TenantsDelete
+        | Route::TenantsExport
+        | Route::TenantsImport
         | Route::KeysList
         | Route::AuditList
         | Route::UsageTotals

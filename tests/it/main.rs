@@ -19,4 +19,5 @@ mod slow;
 mod socket;
 mod sync;
 mod tenants;
+mod transfer;
 mod usage;

@@ -7,3 +7,4 @@ mod durability;
 mod embedded;
 mod examples;
 mod junk;
+mod transfer;

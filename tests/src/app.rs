@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{Answer, Tenant};
 
 /// The master key of every server in the tests.
-const MASTER_KEY: &str = "the-master-key-of-the-end-to-end-tests";
+pub const MASTER_KEY: &str = "the-master-key-of-the-end-to-end-tests";
 
 /// Longer than anything here may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -103,6 +103,30 @@ impl App {
     /// Asks as the operator.
     pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
         self.send(method, path, &[("X-Master-Key", MASTER_KEY)], body).await
+    }
+
+    /// A request of the operator, to be finished by hand.
+    pub fn admin_request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.request(method, path).header("X-Master-Key", MASTER_KEY)
+    }
+
+    /// A whole tenant.
+    pub async fn export(&self, tenant: &str) -> Vec<u8> {
+        let request = self.admin_request("GET", &format!("/admin/tenants/{tenant}/export"));
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        answer.bytes().await.expect("the body arrives").to_vec()
+    }
+
+    /// Sends a request that was finished by hand.
+    pub async fn read(&self, request: reqwest::RequestBuilder) -> Answer {
+        Answer::read(request.send().await.expect("an answer")).await
+    }
+
+    /// Imports what was exported; `query` may name another id, `?tenant_id=…`.
+    pub async fn import(&self, query: &str, file: impl Into<reqwest::Body>) -> Answer {
+        let request = self.admin_request("POST", &format!("/admin/tenants/import{query}"));
+        self.read(request.header("Content-Type", "application/x-ndjson").body(file)).await
     }
 
     /// Asks without credentials.

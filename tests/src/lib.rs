@@ -8,7 +8,7 @@ mod round_robin;
 mod socket;
 
 pub use answer::Answer;
-pub use app::{App, Builder, binary};
+pub use app::{App, Builder, MASTER_KEY, binary};
 pub use caller::{Caller, Tenant};
 pub use command_line::{CommandLine, Ran};
 pub use round_robin::RoundRobin;

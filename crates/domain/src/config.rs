@@ -81,6 +81,9 @@ pub struct Settings {
 }
 
 impl Config {
+    /// The fields that leave the server in no form.
+    pub const SECRETS: [&str; 1] = ["webhook_secret"];
+
     /// Reads the `config` object of a request; unknown fields are ignored, `null` is absent.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ const fn action(route: Route) -> Option<AuditAction> {
         Route::KeysList => AuditAction::KeyList,
         Route::AuditList => AuditAction::AuditList,
         Route::UsageTotals | Route::UsageList => AuditAction::UsageList,
+        Route::TenantsExport => AuditAction::TenantExport,
+        Route::TenantsImport => AuditAction::TenantImport,
         _ => return None,
     })
 }
@@ -73,6 +75,12 @@ impl Asked {
         };
         let target = key.and_then(|id| id.parse().ok());
         Some(Self { action, actor, tenant_id, target, address, request_id: request_id.to_owned() })
+    }
+
+    /// The same, about the tenant that the query names if the path names none.
+    pub(crate) fn or_about(mut self, tenant: Option<&str>) -> Self {
+        self.tenant_id = self.tenant_id.or_else(|| tenant?.parse().ok());
+        self
     }
 
     /// Notes the request and what became of it. If that fails the log says so: the work is done.

@@ -36,10 +36,10 @@ pub(crate) async fn read(
         Err(_) => Err(ApiError::new(Kind::InvalidRequest, "The body did not arrive within 30 seconds")),
     };
     if collected.as_ref().is_err_and(|error| error.kind() == Kind::PayloadTooLarge) {
-        linger(body, tasks);
+        linger(body, LINGER_BYTES, tasks);
     }
     let bytes = collected?;
-    if !bytes.is_empty() && !is_json(headers) {
+    if !bytes.is_empty() && !is(headers, "application/json") {
         return Err(ApiError::new(Kind::UnsupportedMediaType, "The body must be application/json"));
     }
     Ok(bytes)
@@ -68,29 +68,32 @@ async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, ApiError> {
     Ok(if more.is_empty() { whole } else { more.freeze() })
 }
 
-fn linger(mut body: Incoming, tasks: &TaskTracker) {
+/// Reads a little more of a body that is refused, so that its client comes to read why.
+pub(crate) fn linger(mut body: Incoming, limit: usize, tasks: &TaskTracker) {
     tasks.spawn(timeout(LINGER, async move {
         let mut seen = 0;
         while let Some(Ok(frame)) = body.frame().await {
             seen += frame.data_ref().map_or(0, Bytes::len);
-            if seen > LINGER_BYTES {
+            if seen > limit {
                 break;
             }
         }
     }));
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+/// Whether a body is of this type, or of none.
+pub(crate) fn is(headers: &HeaderMap, essence: &str) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else { return true };
     let Ok(value) = value.to_str() else { return false };
     let mut parts = value.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
-    json && parts.all(|parameter| match parameter.split_once('=') {
-        Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => {
-            charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
-        }
-        _ => true,
-    })
+    let right = parts.next().is_some_and(|found| found.eq_ignore_ascii_case(essence));
+    right
+        && parts.all(|parameter| match parameter.split_once('=') {
+            Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => {
+                charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+            }
+            _ => true,
+        })
 }
 
 /// Parses a body; a field of the wrong type is named by its path.

@@ -11,6 +11,7 @@ use chatapi_domain::access::Actor;
 use chatapi_domain::{Settings, Timestamp, UserId};
 use chatapi_storage::{Messages, TenantStore};
 use hyper::HeaderMap;
+use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::upgrade::OnUpgrade;
 use percent_encoding::percent_decode_str;
@@ -33,8 +34,12 @@ pub(crate) struct Call {
     /// What stands in the `{…}` of the path, still percent-encoded.
     pub(crate) segments: Vec<String>,
     pub(crate) path: String,
+    /// Whether only the head of the answer is wanted.
+    pub(crate) head: bool,
     pub(crate) query: Option<String>,
     pub(crate) body: Bytes,
+    /// The body of a route that reads it itself.
+    pub(crate) incoming: Option<Incoming>,
     pub(crate) now: Moment,
     /// The address of whoever asks.
     pub(crate) peer: IpAddr,

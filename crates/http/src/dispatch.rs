@@ -10,7 +10,6 @@ use chatapi_auth::{Caller, Denied, Moment, Verifier};
 use chatapi_domain::{RequestId, UserId, Verdict};
 use chatapi_storage::{Work, measured};
 use futures_util::FutureExt;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -22,7 +21,8 @@ use tracing::Instrument;
 use crate::api::Api;
 use crate::call::Call;
 use crate::error::{ApiError, Kind};
-use crate::reply::{ContentType, Reply};
+use crate::outgoing::{Outgoing, respond, respond_error};
+use crate::reply::Reply;
 use crate::route::{Access, Found, Route};
 use crate::{audit, body, clock, cors, idempotency, limits, proxies, routes, socket};
 
@@ -40,7 +40,7 @@ struct Facts {
 }
 
 /// Answers a request. It cannot fail: whatever happens becomes an answer.
-pub(crate) async fn answer(api: Arc<Api>, peer: IpAddr, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(crate) async fn answer(api: Arc<Api>, peer: IpAddr, mut request: Request<Incoming>) -> Response<Outgoing> {
     let (start, now) = (Instant::now(), clock::now());
     let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
@@ -85,7 +85,7 @@ pub(crate) async fn answer(api: Arc<Api>, peer: IpAddr, mut request: Request<Inc
 
 enum Outcome {
     Reply(Reply),
-    Preflight(Box<Response<Full<Bytes>>>),
+    Preflight(Box<Response<Outgoing>>),
 }
 
 /// A request and where it comes from.
@@ -113,7 +113,8 @@ async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) 
     let accept = is_socket.then(|| socket::accept_key(&parts)).transpose()?;
     let from = proxies::client_address(peer, &parts.headers, &api.options.trusted_proxies);
     let allowed = authenticate(api, from, now, route.spec().access, &parts, facts).await;
-    let noted = audit::Asked::of(route, &segments, facts.caller.as_deref(), allowed.is_ok(), from, request_id);
+    let noted = audit::Asked::of(route, &segments, facts.caller.as_deref(), allowed.is_ok(), from, request_id)
+        .map(|noted| noted.or_about(query_parameter(&parts, "tenant_id").as_deref()));
     if let Err(error) = allowed {
         if let Some(noted) = noted {
             Box::pin(noted.answered(api, Err(&error))).await;
@@ -122,19 +123,23 @@ async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) 
     }
 
     let reads_only = parts.method == Method::GET || parts.method == Method::HEAD;
-    let body = if reads_only {
-        Bytes::new()
+    let (body, incoming) = if reads_only {
+        (Bytes::new(), None)
+    } else if route.reads_its_body() {
+        (Bytes::new(), Some(body))
     } else {
-        body::read(&parts.headers, body, route.body_limit(), &api.tasks).await?
+        (body::read(&parts.headers, body, route.body_limit(), &api.tasks).await?, None)
     };
     let call = Call {
         api: api.clone(),
         caller: facts.caller.clone(),
         segments,
+        head: parts.method == Method::HEAD,
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().map(str::to_owned),
         headers: parts.headers,
         body,
+        incoming,
         now,
         peer: from,
         ticket_user: facts.ticket_user.take(),
@@ -143,7 +148,12 @@ async fn run(api: &Arc<Api>, asked: Asked, request_id: &str, facts: &mut Facts) 
         subject: None,
     };
     let (result, work) = if reads_only {
-        measured(Box::pin(routes::handle(route, call))).await
+        let noted = noted.filter(|_| !call.head);
+        let (result, work) = measured(Box::pin(routes::handle(route, call))).await;
+        if let Some(noted) = noted {
+            Box::pin(noted.answered(api, result.as_ref())).await;
+        }
+        (result, work)
     } else {
         run_to_the_end(api, route, call, noted, request_id).await?
     };
@@ -201,7 +211,7 @@ async fn authenticate(
         Access::Backend | Access::Tenant | Access::Socket => match (key("x-api-key"), bearer()) {
             // Boxed, as below: the way of a known key stays small, and cheap to begin.
             (None, Some(token)) => Box::pin(api.verifier.user(token, from, now)).await,
-            (None, None) if access == Access::Socket => match query_token(parts) {
+            (None, None) if access == Access::Socket => match query_parameter(parts, "token") {
                 Some(text) if Verifier::is_ticket(&text) => {
                     let redeemed = Box::pin(api.verifier.redeem(&text, from, now)).await;
                     redeemed.map(|(caller, user)| {
@@ -229,10 +239,10 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The `token` of a handshake's query: a browser cannot set headers.
-fn query_token(parts: &Parts) -> Option<String> {
+/// A parameter of the query: of a handshake the `token`, because a browser cannot set headers.
+fn query_parameter(parts: &Parts, wanted: &str) -> Option<String> {
     let query = parts.uri.query()?.as_bytes();
-    url::form_urlencoded::parse(query).find(|(name, _)| name == "token").map(|(_, token)| token.into_owned())
+    url::form_urlencoded::parse(query).find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
 }
 
 fn request_id(headers: &HeaderMap, now: Moment) -> String {
@@ -251,7 +261,7 @@ fn allow(methods: &[&str]) -> String {
     all.join(", ")
 }
 
-async fn preflight(api: &Api, headers: &HeaderMap, methods: &[&'static str]) -> Response<Full<Bytes>> {
+async fn preflight(api: &Api, headers: &HeaderMap, methods: &[&'static str]) -> Response<Outgoing> {
     let mut response = respond(Reply::no_content());
     let allow = allow(methods);
     if let Some(origin) = headers.get(header::ORIGIN)
@@ -262,49 +272,6 @@ async fn preflight(api: &Api, headers: &HeaderMap, methods: &[&'static str]) -> 
     }
     if let Ok(allow) = HeaderValue::from_str(&allow) {
         response.headers_mut().insert(header::ALLOW, allow);
-    }
-    response
-}
-
-fn respond(reply: Reply) -> Response<Full<Bytes>> {
-    let empty = reply.body.is_empty();
-    let mut response = Response::new(Full::new(reply.body));
-    *response.status_mut() = reply.status;
-    let headers = response.headers_mut();
-    if !empty {
-        let content_type = match reply.content_type {
-            ContentType::Json => "application/json",
-            ContentType::Csv => "text/csv; charset=utf-8; header=present",
-            ContentType::Metrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        };
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    }
-    if let Some(accept) = reply.accept {
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    if reply.replayed {
-        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
-    }
-    response
-}
-
-fn respond_error(error: &ApiError, request_id: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(error_body(error, request_id)));
-    *response.status_mut() = error.kind().status();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(seconds) = error.retry_after() {
-        headers.insert(header::RETRY_AFTER, seconds.into());
-    }
-    if error.kind() == Kind::UpgradeRequired {
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-    }
-    if let Some(allow) = error.allow().and_then(|allow| HeaderValue::from_str(allow).ok()) {
-        headers.insert(header::ALLOW, allow);
     }
     response
 }

@@ -19,6 +19,7 @@ mod health;
 mod idempotency;
 mod limits;
 mod metrics;
+mod outgoing;
 mod pages;
 mod proxies;
 mod reply;
@@ -33,7 +34,7 @@ pub use clock::now;
 pub use error::error_code;
 pub use route::{Access, ROUTES, Route, RouteSpec};
 pub use server::serve;
-pub use views::{KeyView, NewKeyView, NewTenantView, TenantView};
+pub use views::{CountsView, ImportedView, KeyView, NewKeyView, NewTenantView, TenantView};
 
 /// Pieces that the benches measure by themselves.
 #[doc(hidden)]

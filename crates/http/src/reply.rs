@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use chatapi_domain::{KeyId, TenantId};
-use chatapi_storage::{Answer, Shows};
+use chatapi_storage::{Answer, Export, Shows};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use serde::Serialize;
 
 use crate::error::ApiError;
+use crate::outgoing::Outgoing;
 
 /// What a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(crate) enum ContentType {
     Csv,
     /// The text format of Prometheus (`OpenMetrics`).
     Metrics,
+    /// JSON, a value a line.
+    Lines,
 }
 
 /// A tenant and its key that were made.
@@ -30,6 +33,8 @@ pub(crate) struct Subject {
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
+    /// What is sent instead of the body, where that is not all here.
+    pub(crate) stream: Option<Box<Outgoing>>,
     pub(crate) content_type: ContentType,
     /// Whether this answer was given before, to the same `Idempotency-Key`.
     pub(crate) replayed: bool,
@@ -63,6 +68,7 @@ impl Reply {
         Self {
             status: StatusCode::NO_CONTENT,
             body: Bytes::new(),
+            stream: None,
             content_type: ContentType::Json,
             replayed: false,
             shows: None,
@@ -90,6 +96,17 @@ impl Reply {
     /// `200` and a table.
     pub(crate) fn csv(text: String) -> Self {
         Self { body: text.into(), content_type: ContentType::Csv, status: StatusCode::OK, ..Self::no_content() }
+    }
+
+    /// `200` and what comes of an export.
+    pub(crate) fn stream(export: Export) -> Self {
+        Self { stream: Some(Box::new(Outgoing::Stream(export))), ..Self::head_of_stream() }
+    }
+
+    /// What a `HEAD` gets where [`Reply::stream`] would be the answer.
+    pub(crate) fn head_of_stream() -> Self {
+        let stream = Some(Box::new(Outgoing::Head));
+        Self { stream, content_type: ContentType::Lines, status: StatusCode::OK, ..Self::no_content() }
     }
 
     /// Says which message this shows.

@@ -57,6 +57,8 @@ routes! {
     TenantsGet      "GET"    "/admin/tenants/{tenant_id}"                 Operator;
     TenantsUpdate   "PATCH"  "/admin/tenants/{tenant_id}"                 Operator;
     TenantsDelete   "DELETE" "/admin/tenants/{tenant_id}"                 Operator;
+    TenantsExport   "GET"    "/admin/tenants/{tenant_id}/export"          Operator;
+    TenantsImport   "POST"   "/admin/tenants/import"                      Operator;
     AuditList       "GET"    "/admin/audit-log"                           Operator;
     UsageTotals     "GET"    "/admin/usage"                               Operator;
     UsageList       "GET"    "/admin/tenants/{tenant_id}/usage"           Operator;
@@ -107,9 +109,15 @@ impl Route {
         &ROUTES[self as usize]
     }
 
-    /// Whether an `Idempotency-Key` counts: not where the answer is a secret, which is never kept.
+    /// Whether an `Idempotency-Key` counts: not where the answer is a secret, which is never kept,
+    /// nor where a second time is a conflict anyway and the body is too long to be compared.
     pub(crate) fn is_repeatable(self) -> bool {
-        self.spec().method == "POST" && !matches!(self, Self::TokensCreate | Self::SocketTicket)
+        self.spec().method == "POST" && !matches!(self, Self::TokensCreate | Self::SocketTicket | Self::TenantsImport)
+    }
+
+    /// Whether it reads its body piece by piece, however long that is.
+    pub(crate) fn reads_its_body(self) -> bool {
+        self == Self::TenantsImport
     }
 
     /// The most bytes its body may have.

@@ -10,6 +10,7 @@ mod receipts;
 mod rooms;
 mod tenants;
 mod tokens;
+mod transfer;
 mod usage;
 
 use serde::{Deserialize, Deserializer};
@@ -32,6 +33,8 @@ pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> 
         Route::TenantsGet => tenants::get(call).await,
         Route::TenantsUpdate => Box::pin(tenants::update(call)).await,
         Route::TenantsDelete => tenants::delete(call).await,
+        Route::TenantsExport => Box::pin(transfer::export(call)).await,
+        Route::TenantsImport => Box::pin(transfer::import(call)).await,
         Route::AuditList => audit::list(call).await,
         Route::UsageTotals => Box::pin(usage::totals(call)).await,
         Route::UsageList | Route::OwnUsageList => Box::pin(usage::list(call)).await,

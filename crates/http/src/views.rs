@@ -7,6 +7,7 @@ use chatapi_domain::{
     UserId,
 };
 use chatapi_realtime::{MessageView, RoomView};
+use chatapi_storage::{Counts, Imported};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -90,6 +91,38 @@ impl<'a> NewTenantView<'a> {
     #[must_use]
     pub fn new(tenant: &'a Tenant, defaults: &Defaults, key_id: &'a KeyId, api_key: Option<&'a str>) -> Self {
         Self { tenant: TenantView::new(tenant, defaults), key_id, api_key }
+    }
+}
+
+/// How much of a tenant there is in an export.
+#[derive(Debug, Serialize)]
+pub struct CountsView {
+    rooms: u64,
+    members: u64,
+    messages: u64,
+    last_seen: u64,
+}
+
+impl From<Counts> for CountsView {
+    fn from(Counts { rooms, members, messages, last_seen }: Counts) -> Self {
+        Self { rooms, members, messages, last_seen }
+    }
+}
+
+/// A tenant that was just imported, with its key.
+#[derive(Debug, Serialize)]
+pub struct ImportedView<'a> {
+    #[serde(flatten)]
+    made: NewTenantView<'a>,
+    imported: CountsView,
+}
+
+impl<'a> ImportedView<'a> {
+    /// This tenant and its key, and how much came with it.
+    #[must_use]
+    pub fn new(imported: &'a Imported, defaults: &Defaults, key_id: &'a KeyId, api_key: &'a str) -> Self {
+        let made = NewTenantView::new(&imported.tenant, defaults, key_id, Some(api_key));
+        Self { made, imported: imported.counts.into() }
     }
 }
 

@@ -21,6 +21,10 @@ pub enum AuditAction {
     TenantCreate,
     /// A tenant's name, status or configuration is changed.
     TenantUpdate,
+    /// A tenant is exported.
+    TenantExport,
+    /// A tenant is imported.
+    TenantImport,
     /// A tenant is deleted.
     TenantDelete,
     /// Tenants are listed.
@@ -48,6 +52,8 @@ impl AuditAction {
         match self {
             Self::TenantCreate => "tenant.create",
             Self::TenantUpdate => "tenant.update",
+            Self::TenantExport => "tenant.export",
+            Self::TenantImport => "tenant.import",
             Self::TenantDelete => "tenant.delete",
             Self::TenantList => "tenant.list",
             Self::TenantGet => "tenant.get",

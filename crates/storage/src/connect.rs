@@ -112,6 +112,13 @@ impl Connector {
         self.with_options("-c lock_timeout=5s -c synchronous_commit=off")
     }
 
+    /// The settings and TLS of a session that exports or imports: the other end may be slow, and an
+    /// id that another import has taken is not waited for long.
+    pub(crate) fn for_transfer(&self) -> (tokio_postgres::Config, MakeRustlsConnect) {
+        let times = "-c lock_timeout=1s -c statement_timeout=60s -c idle_in_transaction_session_timeout=120s";
+        self.with_options(&format!("{times} -c enable_sort=off"))
+    }
+
     fn with_options(&self, more: &str) -> (tokio_postgres::Config, MakeRustlsConnect) {
         let mut config = self.plain.clone();
         let own = config.get_options().unwrap_or_default().to_owned();

@@ -48,6 +48,9 @@ pub enum Error {
 }
 
 impl Error {
+    /// The tenant will soon be gone.
+    pub const BEING_DELETED: Self = Self::Conflict("The tenant is being deleted");
+
     /// Something on the way is full or gone.
     pub(crate) fn unavailable(why: &'static str) -> Self {
         Self::Unavailable(why.into())

@@ -2,7 +2,7 @@
 //!
 //! Start at [`Store::connect`] and [`Store::tenant`]. A repository of rooms, members, messages or
 //! receipts can only be had from a [`TenantStore`]: that no query forgets its tenant is a matter
-//! of types, not of habit. Only [`Tenants`], [`Keys`], the [`Feed`] and the background work see more
+//! of types, not of habit. Only [`Tenants`], [`Keys`], [`Transfer`], the [`Feed`] and the background work see more
 //! than one tenant. Nothing here knows of HTTP, and no type of the driver leaves this crate.
 //!
 //! Acknowledged means durable: a method that returns `Ok` has committed.
@@ -33,6 +33,7 @@ mod row;
 mod store;
 mod tenants;
 mod tokens;
+mod transfer;
 mod usage;
 mod writer;
 
@@ -55,6 +56,7 @@ pub use rooms::{RoomCursor, Rooms};
 pub use store::{Options, Store, TenantStore};
 pub use tenants::{FoundTenant, Tenants};
 pub use tokens::{Issuer, Ticket, Tokens};
+pub use transfer::{Counts, Export, Imported, Transfer};
 pub use usage::{Granularity, Usage, UsageLog};
 pub use writer::{Appended, QueueStatus};
 

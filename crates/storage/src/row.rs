@@ -14,7 +14,7 @@ fn place(row: &Row, column: &'static str) -> Result<usize> {
 }
 
 /// The value of a column by its place.
-fn at<'a, T: FromSql<'a>>(row: &'a Row, place: usize, column: &'static str) -> Result<T> {
+pub(crate) fn at<'a, T: FromSql<'a>>(row: &'a Row, place: usize, column: &'static str) -> Result<T> {
     row.try_get(place).map_err(|error| Error::Corrupt { column, source: error.into() })
 }
 

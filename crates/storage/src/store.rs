@@ -10,10 +10,11 @@ use tokio_util::task::TaskTracker;
 use crate::db::Db;
 use crate::looks::{LOOKERS, Looks};
 use crate::meter::{Meters, keep_adding};
+use crate::transfer::Gates;
 use crate::writer::Writer;
 use crate::{
     Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Meter, Node, PoolStatus, Presence,
-    QueueStatus, Receipts, Result, Rooms, Schema, Tenants, Tokens, UsageLog, erasure, feed, migrate,
+    QueueStatus, Receipts, Result, Rooms, Schema, Tenants, Tokens, Transfer, UsageLog, erasure, feed, migrate,
 };
 
 /// How many connections a store keeps.
@@ -40,6 +41,7 @@ pub struct Store {
     connector: Connector,
     meters: Arc<Meters>,
     looks: Arc<Looks>,
+    gates: Gates,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -85,7 +87,7 @@ impl Store {
             let (looks, db, stop) = (looks.clone(), db.clone(), stop.clone());
             tasks.spawn(async move { looks.serve(&db, &stop).await });
         }
-        Ok(Self { db, writer, feed, connector, meters: Arc::default(), looks, stop, tasks })
+        Ok(Self { db, writer, feed, connector, meters: Arc::default(), looks, gates: Gates::new(), stop, tasks })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once.
@@ -143,6 +145,12 @@ impl Store {
         Audit { db: &self.db }
     }
 
+    /// Whole tenants, out and in.
+    #[must_use]
+    pub fn transfer(&self) -> Transfer<'_> {
+        Transfer::new(self, &self.connector, &self.gates)
+    }
+
     /// What this node and others did, as it happens.
     #[must_use]
     pub fn feed(&self) -> &Feed {
@@ -184,6 +192,16 @@ impl Store {
     #[must_use]
     pub fn queue_status(&self) -> QueueStatus {
         self.writer.status()
+    }
+
+    /// Runs a task that [`Store::close`] waits for: it must end when the store is closed.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Runs `work`, but not beyond the closing of the store.
+    pub(crate) async fn until_closed<F: Future>(&self, work: F) -> Option<F::Output> {
+        self.stop.run_until_cancelled(work).await
     }
 
     /// Lets the writers finish what they have accepted, then closes all connections. What is

@@ -129,7 +129,7 @@ impl Tenants<'_> {
         let row = tx.query_opt(LOCK, &[&tenant]).await?;
         let mut changed = row.as_ref().map(read).transpose()?.ok_or(Error::NotFound("Tenant"))?;
         if changed.status == TenantStatus::Deleting {
-            return Err(Error::Conflict("The tenant is being deleted"));
+            return Err(Error::BEING_DELETED);
         }
         if let Some(name) = &patch.name {
             changed.name = name.clone();

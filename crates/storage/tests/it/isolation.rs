@@ -10,6 +10,7 @@ use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 use crate::chat::{message, named, now, room, tenant, user};
+use crate::transfer::{export, import};
 
 /// The methods of a tenant's repositories, read from their sources.
 fn methods() -> BTreeSet<String> {
@@ -21,6 +22,7 @@ fn methods() -> BTreeSet<String> {
         ("idempotency", include_str!("../../src/idempotency.rs")),
         ("presence", include_str!("../../src/presence.rs")),
         ("tokens", include_str!("../../src/tokens.rs")),
+        ("transfer", include_str!("../../src/transfer.rs")),
     ];
     let of = |(noun, source): (&str, &str)| -> Vec<String> {
         let lines = source.lines().filter_map(|line| line.trim().strip_prefix("pub async fn "));
@@ -120,10 +122,31 @@ async fn no_method_finds_what_is_another_tenants() {
     assert!(matches!(them.idempotency().begin(&request, Uuid::nil(), now()).await, Ok(Begun::Replay(_))));
 
     presence_and_tokens(&store, theirs, ours, own.room_id, &mut asked).await;
+    transfer(&store, theirs, ours, &mut asked).await;
 
     assert_eq!(asked, methods(), "a method without a line here, or a line without a method");
     let untouched = them.rooms().get(id, &Actor::Tenant).await.expect("still there");
     assert_eq!((untouched.member_count, untouched.last_seq, untouched.name), (2, 1, None));
+}
+
+async fn transfer(store: &Store, theirs: TenantId, ours: TenantId, asked: &mut BTreeSet<String>) {
+    let before = [export(store, theirs).await, export(store, ours).await];
+    let mut ask = |method: &str| _ = asked.insert(method.to_owned());
+    ask("transfer.export");
+    let text = String::from_utf8(before[1].clone()).expect("UTF-8");
+    assert!(!text.contains("secret") && !text.contains(&theirs.to_string()), "{text}");
+    ask("transfer.import");
+    assert!(matches!(import(store, &before[1], Some(theirs)).await, Err(Error::Conflict(_))));
+    let copy = TenantId::new(now());
+    import(store, &before[0], Some(copy)).await.expect("the ids of a tenant may be another's too");
+    // But for the moment, which is in the first line and the sum.
+    let rows = |file: &[u8]| {
+        let lines: Vec<_> = String::from_utf8_lossy(file).lines().map(str::to_owned).collect();
+        lines[1..lines.len() - 1].to_vec()
+    };
+    assert_eq!(rows(&export(store, theirs).await), rows(&before[0]));
+    assert_eq!(rows(&export(store, ours).await), rows(&before[1]));
+    store.tenant(copy).rooms().list(&Actor::Tenant, None, None, 100).await.expect("listed");
 }
 
 async fn presence_and_tokens(

@@ -6,4 +6,5 @@ mod isolation;
 mod model;
 mod plans;
 mod tls;
+mod transfer;
 mod writer;

@@ -11,6 +11,7 @@ use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 use crate::chat::{message, named, now, room, send, tenant, user};
+use crate::transfer::{export, import};
 
 /// A million messages in 1000 rooms of one user, and 20 000 rooms of others.
 const FILL: &str = "
@@ -111,6 +112,12 @@ async fn ask_everything(store: &Store, tenant_id: chatapi_domain::TenantId, larg
     }
     store.usage().totals(now.plus_seconds(-86_400), now, None, 50).await.expect("listed");
     store.keys().find(&chatapi_domain::KeyId::parse("0123456789ab").expect("an id")).await.expect("asked");
+    // Of a small tenant beside a large one.
+    let small = tenant(store).await;
+    let own = room(store.tenant(small), RoomType::Group, &["alice"]).await.room_id;
+    send(store.tenant(small), message(own, "alice", "x")).await.expect("sent");
+    let file = export(store, small).await;
+    import(store, &file, Some(chatapi_domain::TenantId::new(now))).await.expect("imported");
 }
 
 #[tokio::test]
