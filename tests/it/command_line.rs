@@ -5,6 +5,7 @@ mod database;
 mod keys;
 mod program;
 mod tenants;
+mod transfer;
 
 use std::time::Duration;
 

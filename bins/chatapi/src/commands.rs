@@ -15,6 +15,7 @@ mod migrate;
 mod output;
 mod session;
 mod tenant;
+mod transfer;
 
 use std::path::Path;
 
@@ -39,6 +40,10 @@ pub(crate) enum Command {
     /// Makes, lists, rotates and revokes a tenant's API keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Writes a whole tenant as lines of JSON, as it is at this moment.
+    Export(transfer::ExportCommand),
+    /// Brings back what was exported, all or nothing, with a new API key.
+    Import(transfer::ImportCommand),
     /// Reads a master key from standard input and prints what `MASTER_API_KEY_HASH` is set to.
     HashMasterKey(Output),
     /// Prints the completions of a shell.
@@ -54,7 +59,12 @@ pub(crate) fn run(command: Command, env_file: Option<&Path>) -> Result<(), Failu
     match command {
         Command::HashMasterKey(output) => return master_key::hash(output),
         Command::Completions { shell } => return completions::print_script(shell),
-        Command::Migrate(_) | Command::Check(_) | Command::Tenant(_) | Command::Key(_) => {}
+        Command::Migrate(_)
+        | Command::Check(_)
+        | Command::Tenant(_)
+        | Command::Key(_)
+        | Command::Export(_)
+        | Command::Import(_) => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let done = runtime.block_on(on_database(command, env_file));
@@ -73,16 +83,24 @@ async fn on_database(command: Command, env_file: Option<&Path>) -> Result<(), Fa
         Command::Migrate(output) => migrate::run(output, config).await,
         Command::Tenant(command) => Session::run(config, async |session| tenant::run(command, session).await).await,
         Command::Key(command) => Session::run(config, async |session| key::run(command, session).await).await,
+        Command::Export(command) => {
+            Session::run(config, async |session| transfer::export(command, session).await).await
+        }
+        Command::Import(command) => {
+            Session::run(config, async |session| transfer::import(command, session).await).await
+        }
         Command::Check(_) | Command::HashMasterKey(_) | Command::Completions { .. } => Ok(()),
     }
 }
 
 impl Command {
-    /// Fails if the command would have to ask somebody and nobody is there: before anything is done.
+    /// Fails if the command cannot be done as it was asked, before anything is: if it would have to ask
+    /// somebody and nobody is there, say.
     fn check_usage(&self) -> Result<(), Failure> {
         match self {
             Self::Tenant(tenant::TenantCommand::Delete { confirmation, .. })
             | Self::Key(key::KeyCommand::Revoke { confirmation, .. }) => confirmation.check(),
+            Self::Export(command) => command.check(),
             _ => Ok(()),
         }
     }

@@ -16,6 +16,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Whether it is for a script.
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints the result: `view` as JSON, or what `human` makes of it.
     pub(crate) fn print(self, view: &impl Serialize, human: impl FnOnce() -> String) -> Result<(), Failure> {
         if !self.json {

@@ -102,17 +102,34 @@ impl Session {
         work: impl Future<Output = Result<(T, Made), Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
         let store = self.store.clone();
-        let change = async move {
-            let done = work.await;
-            let (made, outcome) = match &done {
-                Ok((_, made)) => (made.clone(), "ok"),
-                Err(failure) => (None, failure.code()),
-            };
-            note(&store, asked, made, outcome).await;
-            done.map(|(value, _)| value)
-        };
+        let change = async move { noted(&store, asked, work).await };
         self.changes.spawn(change).await.map_err(|error| Failure::Refused(error.to_string()))?
     }
+
+    /// The same for long work that is all or nothing by itself: an interrupt ends it, with nothing
+    /// done and nothing noted.
+    pub(crate) async fn attempt<T>(
+        &self,
+        asked: Asked,
+        work: impl Future<Output = Result<(T, Made), Failure>>,
+    ) -> Result<T, Failure> {
+        noted(&self.store, asked, work).await
+    }
+}
+
+/// Does `work` and notes in the audit log what became of it.
+async fn noted<T>(
+    store: &Store,
+    asked: Asked,
+    work: impl Future<Output = Result<(T, Made), Failure>>,
+) -> Result<T, Failure> {
+    let done = work.await;
+    let (made, outcome) = match &done {
+        Ok((_, made)) => (made.clone(), "ok"),
+        Err(failure) => (None, failure.code()),
+    };
+    note(store, asked, made, outcome).await;
+    done.map(|(value, _)| value)
 }
 
 /// Adds an entry to the audit log. If that fails it is said: the work is done.

@@ -165,7 +165,7 @@ async fn delete(session: &Session, tenant: &str, confirmation: Confirmation, out
 }
 
 /// What people are shown of a tenant.
-fn rows(tenant: &Tenant) -> [[String; 2]; 4] {
+pub(super) fn rows(tenant: &Tenant) -> [[String; 2]; 4] {
     named([
         ("tenant_id", tenant.tenant_id.to_string()),
         ("name", tenant.name.as_str().to_owned()),
