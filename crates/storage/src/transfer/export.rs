@@ -1,7 +1,7 @@
 //! Writes a tenant as lines.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,7 +64,9 @@ const LAST_SEEN_OF: &str = "select user_id, seen_at from last_seen where tenant_
 #[derive(Debug)]
 pub struct Export {
     totals: Counts,
+    /// An empty one says that it was the whole.
     chunks: mpsc::Receiver<Result<Bytes>>,
+    has_ended: bool,
 }
 
 impl Export {
@@ -84,7 +86,7 @@ impl Export {
         };
         store.spawn(work.in_current_span());
         let totals = opening.await.map_err(|_| Error::unavailable("the store is being closed"))??;
-        Ok(Self { totals, chunks })
+        Ok(Self { totals, chunks, has_ended: false })
     }
 }
 
@@ -92,7 +94,17 @@ impl Stream for Export {
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.chunks.poll_recv(context)
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let next = match ready!(self.chunks.poll_recv(context)) {
+            Some(Ok(chunk)) if chunk.is_empty() => None,
+            Some(Ok(chunk)) => return Poll::Ready(Some(Ok(chunk))),
+            Some(Err(error)) => Some(Err(error)),
+            None => Some(Err(Error::unavailable("an export was given up before its end"))),
+        };
+        self.has_ended = true;
+        Poll::Ready(next)
     }
 }
 
@@ -133,7 +145,8 @@ impl Order {
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(tenant_id = %self.tenant, %error, source, "An export ended before its end");
-                let _ = timeout(self.patience, writer.sender.send(Err(error))).await;
+                // Whoever stands still learns it from the missing end.
+                let _ = writer.sender.try_send(Err(error));
             }
         }
     }
@@ -294,6 +307,8 @@ impl Writer {
         self.digest.update(&self.buffer);
         let sha256 = hex(&mut self.digest).into();
         self.push(&Line::End(EndLine { counts, sha256 }))?;
+        self.hand_over().await?;
+        // An empty chunk.
         self.hand_over().await
     }
 

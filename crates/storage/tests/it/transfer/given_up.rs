@@ -100,7 +100,8 @@ async fn few_at_once_and_who_stands_still_is_given_up() {
             other => break other,
         }
     };
-    assert!(!matches!(end, Some(Ok(_))) && read.len() < file.len(), "it was given up: {end:?}");
+    assert!(matches!(end, Some(Err(Error::Unavailable(_)))) && read.len() < file.len(), "it was given up: {end:?}");
+    assert!(first.next().await.is_none());
     assert!(refused(&import(&store, &read, Some(TenantId::new(now()))).await).contains("line "));
 
     // Imports to which nothing comes.
@@ -122,6 +123,7 @@ async fn few_at_once_and_who_stands_still_is_given_up() {
     // What stands still does not keep the store from closing.
     let open = store.transfer().export(id, now()).await.expect("begun");
     timeout(Duration::from_secs(10), store.close()).await.expect("it closes");
-    drop(open);
+    let ends: Vec<_> = open.collect().await;
+    assert!(matches!(ends.last(), Some(Err(Error::Unavailable(_)))), "what was not the whole has no clean end");
     assert!(matches!(store.transfer().export(id, now()).await, Err(Error::Unavailable(_))));
 }
