@@ -104,6 +104,10 @@ where
     let first = lines.next().await?.unwrap_or_default();
     let (mut check, header) = Check::begin(&first).map_err(|wrong| lines.wrong(&wrong))?;
     let tenant = tenant(&order, header);
+    if tenant.tenant_id.as_uuid().is_nil() {
+        // Under that the operator's own first answers are kept.
+        return Err(Invalid::new("tenant_id", "expected another one: this is no tenant's").into());
+    }
 
     let mut connection = Connection::open(order.connector).await?;
     let tx = connection.client.transaction().await?;

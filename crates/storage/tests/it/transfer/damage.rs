@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chatapi_domain::TenantId;
-use chatapi_storage::Counts;
+use chatapi_storage::{Counts, Error};
 use chatapi_testkit::Database;
 use sha2::{Digest, Sha256};
 
@@ -139,6 +139,8 @@ async fn what_does_not_fit_together_is_refused_by_line_and_field_though_the_sum_
     forged[second] = lines[second].replacen(&id_of(&lines[second]), &other, 1);
     let reason = refused(&import(&store, &sealed(&forged, counts), Some(TenantId::new(now()))).await);
     assert_eq!(reason, format!("line {}: message.message_id: is there twice", second.max(dm + 3) + 1));
+    let nil = import(&store, &sealed(&lines, counts), Some(TenantId::from_uuid(uuid::Uuid::nil()))).await;
+    assert!(matches!(&nil, Err(Error::Invalid(wrong)) if wrong.field == "tenant_id"), "{nil:?}");
     let few = Counts { rooms: 2, ..counts };
     let reason = refused(&import(&store, &sealed(&lines, few), Some(TenantId::new(now()))).await);
     let said = "end.counts: there are 3 rooms, 6 members, 5 messages, 2 last seen before it";

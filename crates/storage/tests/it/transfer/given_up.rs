@@ -26,22 +26,12 @@ async fn an_import_that_is_given_up_leaves_nothing_and_until_then_nobody_sees_it
     let key = key("ABCDEFGHIJKL");
     let mut importing = Box::pin(store.transfer().import(source, Some(copy), &key, now()));
     let feeding = async {
-        // Until the transaction has made the tenant.
         sender.send(Ok(Bytes::copy_from_slice(&file[..file.len() / 2]))).await.expect("taken");
-        sender.reserve().await.expect("taken");
+        // Until the transaction has made the tenant, and waits for the rest.
+        let waits = "select count(*) from pg_stat_activity where datname = current_database()
+                        and state = 'idle in transaction' and query like '%delete from last_seen%'";
         let start = Instant::now();
-        while sql
-            .query_one(
-                // In a transaction that waits for its client, as none else does.
-                "select count(*) from pg_locks join pg_stat_activity using (pid)
-                  where mode = 'RowExclusiveLock' and relation = 'tenants'::regclass and state = 'idle in transaction'",
-                &[],
-            )
-            .await
-            .expect("asked")
-            .get::<_, i64>(0)
-            == 0
-        {
+        while sql.query_one(waits, &[]).await.expect("asked").get::<_, i64>(0) == 0 {
             assert!(start.elapsed() < Duration::from_secs(20));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
