@@ -1,7 +1,7 @@
 //! Who asks, and why somebody is not let in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use chatapi_domain::{Bucket, KeyId, Settings, Tenant, Timestamp, UserId, Verdict};
 
@@ -18,6 +18,8 @@ pub struct Caller {
     pub credential: Credential,
     /// What is in force for the tenant.
     pub settings: Settings,
+    /// What the tenant is shown of itself, encoded once for as long as this is remembered.
+    pub shown: OnceLock<Box<[u8]>>,
     pub(crate) shared: Arc<OfTenant>,
 }
 

@@ -83,6 +83,7 @@ impl Verifier {
             return Err(Denied::Token);
         }
         Ok(Arc::new(Caller {
+            shown: std::sync::OnceLock::new(),
             settings: known.tenant.config.settings(&self.inner.defaults),
             tenant: known.tenant.clone(),
             credential: Credential::Token { user_id, issued_at, expires_at },

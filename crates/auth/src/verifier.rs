@@ -1,8 +1,8 @@
 //! From what a caller presents to who it is.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -321,6 +321,7 @@ impl Verifier {
             TenantStatus::Deleting => return Err(Denied::Gone),
         }
         let caller = Caller {
+            shown: OnceLock::new(),
             credential: Credential::Key { key_id: key.key_id, expires_at: key.expires_at },
             settings: tenant.config.settings(&self.inner.defaults),
             shared: self.shared(tenant.tenant_id),

@@ -70,8 +70,8 @@ impl Store {
     /// # Errors
     ///
     /// As [`Store::connect`].
-    pub fn connect_beside(connector: Connector) -> Result<Self> {
-        Self::open(connector, Options { pool_size: 2, writers: 1 })
+    pub fn connect_beside(connector: Connector, options: Options) -> Result<Self> {
+        Self::open(connector, options)
     }
 
     fn open(connector: Connector, options: Options) -> Result<Self> {

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use chatapi_cluster::{Borrowed, Error as ClusterError};
 use chatapi_domain::{KeyId, RequestId, TenantId, Timestamp};
-use chatapi_storage::{AuditAction, AuditEntry, Connector, Schema, Store};
+use chatapi_storage::{AuditAction, AuditEntry, Connector, Options, Schema, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
@@ -80,7 +80,7 @@ impl Session {
             }
         };
         let address = connector.address();
-        let store = Store::connect_beside(connector)?;
+        let store = Store::connect_beside(connector, Options { pool_size: 2, writers: 1 })?;
         Ok(Self { store, config, address, cluster, changes: TaskTracker::new() })
     }
 

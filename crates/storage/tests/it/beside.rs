@@ -1,11 +1,16 @@
 //! A store beside the servers: what commands work with.
 
 use chatapi_domain::Fact;
-use chatapi_storage::{Connector, Signal, Store};
+use chatapi_storage::{Connector, Options, Signal, Store};
 use chatapi_testkit::Database;
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::chat::tenant;
+
+fn beside(database: &Database) -> Store {
+    let connector = Connector::parse(database.url()).expect("our own URL");
+    Store::connect_beside(connector, Options { pool_size: 2, writers: 1 }).expect("a store")
+}
 
 #[tokio::test]
 async fn it_is_no_node_and_what_it_changes_is_told_to_the_nodes() {
@@ -15,7 +20,7 @@ async fn it_is_no_node_and_what_it_changes_is_told_to_the_nodes() {
     while !node.feed().is_listening() {
         sleep(Duration::from_millis(5)).await;
     }
-    let beside = Store::connect_beside(Connector::parse(database.url()).expect("our own URL")).expect("a store");
+    let beside = beside(&database);
     let tenant_id = tenant(&beside).await;
 
     beside.tenants().delete(tenant_id).await.expect("deleting");
@@ -38,7 +43,7 @@ async fn it_is_no_node_and_what_it_changes_is_told_to_the_nodes() {
 #[tokio::test]
 async fn the_schema_is_missing_older_or_newer_and_looking_changes_nothing() {
     let database = Database::new().await;
-    let store = Store::connect_beside(Connector::parse(database.url()).expect("our own URL")).expect("a store");
+    let store = beside(&database);
     let sql = database.client().await;
     let now = store.schema().await.expect("there");
     assert_eq!(now.version, Some(now.needed));
