@@ -3,6 +3,7 @@
 mod chaos;
 mod command_line;
 mod deletion;
+mod deploy;
 mod durability;
 mod embedded;
 mod examples;

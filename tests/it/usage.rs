@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chatapi_tests::{App, Tenant};
+use chatapi_tests::{App, MASTER_KEY, Tenant};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -93,8 +93,7 @@ async fn usage_comes_by_hour_and_day_for_one_and_for_all_as_json_and_csv() {
     let days = app.admin("GET", &format!("{path}?granularity=day"), None).await.expect(200);
     assert_eq!(days.each("usage", "messages_sent").len(), 30);
     assert_eq!(days.each("usage", "messages_sent").iter().filter_map(Value::as_i64).sum::<i64>(), 1);
-    let csv =
-        |path: &str| app.request("GET", path).header("X-Master-Key", App::MASTER_KEY).header("Accept", "text/csv");
+    let csv = |path: &str| app.request("GET", path).header("X-Master-Key", MASTER_KEY).header("Accept", "text/csv");
     until("the rest is added", async || {
         let all = app.admin("GET", "/admin/usage", None).await.expect(200);
         all.each("usage", "rate_limited").iter().any(|limited| limited.as_i64() > Some(0))

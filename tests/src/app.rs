@@ -53,9 +53,6 @@ pub struct App {
 }
 
 impl App {
-    /// The master key of every server in the tests.
-    pub const MASTER_KEY: &str = MASTER_KEY;
-
     /// A server on a database of its own.
     pub async fn start() -> Self {
         Self::builder().start().await
