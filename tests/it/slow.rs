@@ -8,4 +8,5 @@ mod durability;
 mod embedded;
 mod examples;
 mod junk;
+mod quota;
 mod transfer;

@@ -306,3 +306,26 @@ async fn what_is_older_than_the_retention_goes_and_seq_goes_on() {
     let other = alice.get(&format!("/rooms/{young}")).await.expect(200);
     assert_eq!(other.body["first_seq"], 1);
 }
+
+#[tokio::test]
+async fn what_is_about_to_be_erased_is_gone_already_and_is_not_kept_in_memory() {
+    let app = App::start().await;
+    let tenant = app.tenant("t").await;
+    let (alice, room) = (tenant.user("alice"), tenant.room("group", &["alice"]).await);
+    let mut ids = Vec::new();
+    for n in 1..=20 {
+        ids.push(alice.say(&room, &n.to_string()).await["message_id"].as_str().expect("an id").to_owned());
+    }
+    let path = format!("/rooms/{room}/messages?limit=5");
+    alice.put(&format!("/rooms/{room}/messages/{}", ids[2]), json!({"content": "edited"})).await.expect(200);
+    assert_eq!(alice.get(&path).await.expect(200).each("messages", "seq"), [1, 2, 3, 4, 5]);
+
+    // As a sweeper leaves it that is cut off between the two.
+    app.sql().await.execute("update rooms set first_seq = 11", &[]).await.expect("moved");
+
+    for _ in 0..2 {
+        assert_eq!(alice.get(&path).await.expect(200).each("messages", "seq"), [11, 12, 13, 14, 15]);
+    }
+    assert_eq!(alice.get(&format!("/rooms/{room}/messages/{}", ids[2])).await.status, 404);
+    assert_eq!(alice.get(&format!("/rooms/{room}/changes")).await.expect(200).each("messages", "seq").len(), 0);
+}

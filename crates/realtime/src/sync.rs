@@ -102,6 +102,9 @@ struct Progress {
     /// There is nothing more in the table behind it.
     seqs_done: bool,
     changes_done: bool,
+    /// What was left out of the live events when the last page was asked for.
+    asked_seq: i64,
+    asked_change: i64,
     sent: usize,
 }
 
@@ -215,7 +218,13 @@ impl Sync {
             // Behind the gap stands what was sent live.
             Some(first) if !more || room.at_seq >= first - 1 => room.at_seq = cursor.messages.last,
             Some(_) => {}
-            None => room.seqs_done = !more,
+            None => {
+                room.seqs_done = !more;
+                if !more {
+                    // What was told of and is not in the table has gone since: too old, say.
+                    room.at_seq = room.at_seq.max(room.asked_seq);
+                }
+            }
         }
     }
 
@@ -236,6 +245,9 @@ impl Sync {
             room.at_change = room.at_change.max(change.change);
         }
         room.changes_done = !more;
+        if !more {
+            room.at_change = room.at_change.max(room.asked_change);
+        }
     }
 
     /// What is wanted next: of the first room that is not done.
@@ -277,6 +289,8 @@ impl Progress {
             at_change: start_change,
             seqs_done: false,
             changes_done: false,
+            asked_seq: 0,
+            asked_change: 0,
             sent: 0,
         }
     }
@@ -286,8 +300,9 @@ impl Progress {
         (cursor.messages.first != 0 && self.at_seq + 1 < cursor.messages.first).then_some(cursor.messages.first)
     }
 
-    fn next(&self, cursor: &Cursor) -> Option<Fetch> {
+    fn next(&mut self, cursor: &Cursor) -> Option<Fetch> {
         let room_id = self.room_id;
+        (self.asked_seq, self.asked_change) = (cursor.left_out_seq, cursor.left_out_change);
         let before = self.before(cursor);
         let known = self.last_seq.max(cursor.left_out_seq);
         if before.is_some() || (self.at_seq < known && !(self.seqs_done && self.at_seq >= cursor.left_out_seq)) {
@@ -298,5 +313,46 @@ impl Progress {
             return Some(Fetch::Changes { room_id, after: self.at_change, limit: PAGE });
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chatapi_domain::{RoomType, Timestamp};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::event::Outgoing;
+
+    #[test]
+    fn a_sync_does_not_wait_for_what_was_left_out_and_has_gone_since() {
+        let (mut cursors, room_id) = (Cursors::default(), RoomId::from_uuid(Uuid::nil()));
+        let since = Since { after_seq: 9, after_change: Some(4) };
+        let (mut sync, fetch) =
+            Sync::begin(Wanted::Named(vec![("r".into(), Some(room_id), since)]), vec![], &mut cursors);
+        assert_eq!(fetch, Some(Fetch::Places(vec![room_id])));
+        // Told of while the room was held; the message was too old and went before it could be read.
+        cursors.pass(&Outgoing::Change { room_id, change: 5, text: Bytes::new() });
+        cursors.pass(&Outgoing::Message { room_id, seq: 10, text: Bytes::new() });
+        let place = Place {
+            room_id,
+            room_type: RoomType::Group,
+            last_seq: 9,
+            last_change: 4,
+            updated_at: Timestamp::from_micros(0),
+            role: None,
+            delivered_seq: 0,
+        };
+
+        let read = sync.answered(Answer::Places(vec![place]), &mut cursors).next;
+        assert!(matches!(read, Some(Fetch::Messages { after: 9, .. })), "{read:?}");
+        let read = sync.answered(Answer::Messages(Vec::new(), false), &mut cursors).next;
+        assert!(matches!(read, Some(Fetch::Changes { after: 4, .. })), "{read:?}");
+        let end = sync.answered(Answer::Changes(Vec::new(), false), &mut cursors).next;
+
+        assert_eq!(end, None, "else it would ask for ever");
+        let reached = Reached { last_seq: 10, last_change: 5, has_more: false };
+        assert_eq!(sync.results[&room_id.to_string()], Some(reached));
+        assert!(cursors.pass(&Outgoing::Message { room_id, seq: 11, text: Bytes::new() }), "live again");
     }
 }

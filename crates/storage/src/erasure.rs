@@ -147,6 +147,9 @@ async fn sweep_if_leading(db: &Db, node: NodeId, by_age: bool) -> Result<()> {
 }
 
 async fn sweep_once(db: &Db, by_age: bool) -> Result<()> {
+    // First what is quick, and must not wait for what may take hours.
+    crate::tokens::forget_old(db).await?;
+    crate::idempotency::forget_old(db).await?;
     for row in db.query(PENDING, &[]).await? {
         erase_room(db, get(&row, "tenant_id")?, get(&row, "room_id")?).await?;
     }
@@ -157,6 +160,5 @@ async fn sweep_once(db: &Db, by_age: bool) -> Result<()> {
         crate::retention::sweep(db).await?;
         crate::usage::close_hours(db).await?;
     }
-    crate::tokens::forget_old(db).await?;
-    crate::idempotency::forget_old(db).await
+    Ok(())
 }

@@ -40,7 +40,8 @@ pub struct History<M = Message> {
 }
 
 /// A page of history in one trip: a row without a message if the room has none there, no row at
-/// all if the actor may not see the room.
+/// all if the actor may not see the room. What stands before the room's beginning is about to be
+/// erased, and is gone already.
 macro_rules! history {
     ($direction:literal) => {
         concat!(
@@ -50,7 +51,7 @@ macro_rules! history {
             ") r left join lateral (select ",
             message_columns!(),
             " from messages m
-               where m.tenant_id = $1 and m.room_id = $2 and m.seq > $4 and m.seq < $5
+               where m.tenant_id = $1 and m.room_id = $2 and m.seq > greatest($4, r.first_seq - 1) and m.seq < $5
                order by m.seq ",
             $direction,
             " limit $6) page on true order by page.seq ",
@@ -63,12 +64,12 @@ const OLDEST_FIRST: &str = history!("asc");
 const NEWEST_FIRST: &str = history!("desc");
 
 const CHANGES: &str = concat!(
-    "select page.* from (select r.tenant_id, r.room_id from ",
+    "select page.* from (select r.tenant_id, r.room_id, r.first_seq from ",
     visible_room!(),
     ") r left join lateral (select m.change, ",
     message_columns!(),
     " from messages m
-       where m.tenant_id = $1 and m.room_id = $2 and m.change > $4
+       where m.tenant_id = $1 and m.room_id = $2 and m.change > $4 and m.seq >= r.first_seq
        order by m.change limit $5) page on true order by page.change"
 );
 
@@ -77,9 +78,10 @@ const CHANGES: &str = concat!(
 const GET: &str = concat!(
     "select r.type, r.role, ",
     message_columns!(),
-    " from (select r.tenant_id, r.room_id, r.type, own.role from ",
+    " from (select r.tenant_id, r.room_id, r.first_seq, r.type, own.role from ",
     visible_room!(),
-    ") r left join messages m on m.tenant_id = $1 and m.message_id = $4 and m.room_id = r.room_id"
+    ") r left join messages m
+       on m.tenant_id = $1 and m.message_id = $4 and m.room_id = r.room_id and m.seq >= r.first_seq"
 );
 
 /// The room's row lock orders changes, so their numbers become visible in order. A message that

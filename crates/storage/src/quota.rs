@@ -77,6 +77,17 @@ impl Quota {
         state.month.is_none_or(|known| known < month) || state.next_read.is_none_or(|at| at <= Instant::now())
     }
 
+    /// The count cannot be read at the moment: what is known of the month holds a while longer.
+    fn go_on_without(&self, month: Timestamp, error: Error) -> Result<()> {
+        let mut state = self.lock();
+        if state.month != Some(month) {
+            return Err(error);
+        }
+        tracing::debug!(%error, "A quota will be counted again later");
+        state.next_read = Some(Instant::now() + REFRESH);
+        Ok(())
+    }
+
     async fn read(&self, db: &Db, meter: &Meter, nodes: usize, now: Timestamp) -> Result<()> {
         let (begins, ends) = now.month();
         let _alone = self.reading.write().await;
@@ -84,11 +95,12 @@ impl Quota {
             return Ok(());
         }
         let start = Instant::now();
-        let (mut settled, mut settled_until, in_flight) = {
+        let (mut settled, mut settled_until, in_flight, before) = {
             let state = self.lock();
             let known = state.settled_until.filter(|_| state.month == Some(begins));
             let ids: Vec<MessageId> = state.in_flight.iter().copied().collect();
-            known.map_or((0, begins, ids.clone()), |until| (state.settled, until, ids.clone()))
+            let (settled, until) = known.map_or((0, begins), |until| (state.settled, until));
+            (settled, until, ids, state.own)
         };
         // An hour ago is over, but for messages sent again under the id of a request that broke off.
         let over = Granularity::Hour.floor(now).plus_seconds(-Granularity::Hour.seconds());
@@ -101,7 +113,10 @@ impl Quota {
         let mut state = self.lock();
         state.month = Some(begins);
         (state.settled, state.settled_until) = (settled, Some(settled_until));
-        (state.read, state.own) = (settled + rest, i64::try_from(state.in_flight.len()).unwrap_or(i64::MAX));
+        // Of those that were on their way some have been stored since: they were not read, and count on.
+        // Others were given back meanwhile, which has changed `own` already.
+        state.read = settled + rest;
+        state.own += i64::try_from(in_flight.len()).unwrap_or(i64::MAX) - before;
         state.next_read = Some(Instant::now() + pause.max(start.elapsed() * REST));
         Ok(())
     }
@@ -115,8 +130,10 @@ impl Quota {
 pub(crate) async fn reserve(db: &Db, meter: &Arc<Meter>, nodes: usize, quota: u64, id: MessageId) -> Result<Reserved> {
     let now = id.made_at();
     let (begins, ends) = now.month();
-    if meter.quota.is_due(begins) {
-        meter.quota.read(db, meter, nodes, now).await?;
+    if meter.quota.is_due(begins)
+        && let Err(error) = meter.quota.read(db, meter, nodes, now).await
+    {
+        meter.quota.go_on_without(begins, error)?;
     }
     let _counted = meter.quota.reading.read().await;
     let mut state = meter.quota.lock();

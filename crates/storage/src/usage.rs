@@ -261,7 +261,7 @@ pub(crate) use tally_erased;
 /// Tenants with hours that can be closed. An id can be stored as long as its `Idempotency-Key`
 /// lives, which is 24 hours.
 const OPEN: &str = "
-    select tenant_id, greatest(counted_until, date_bin('1 hour', created_at, 'epoch')) as begins,
+    select tenant_id, greatest(counted_until, date_bin('1 hour', created_at, 'epoch') - interval '2 hours') as begins,
            date_bin('1 hour', now() - interval '26 hours', 'epoch') as ends
       from tenants
      where counted_until < date_bin('1 hour', now() - interval '26 hours', 'epoch')
@@ -269,9 +269,12 @@ const OPEN: &str = "
      order by counted_until limit 100";
 
 /// The count and what was erased are of one moment, so whatever is erased meanwhile is in one of
-/// the two and not in both: what it adds later is not looked at any more.
+/// the two and not in both: what it adds later is not looked at any more. Only for the first who
+/// closes these hours: of another nothing is changed.
 const CLOSE: &str = "
-    with live as (
+    with mine as materialized (
+        select from tenants where tenant_id = $1 and counted_until <= $2 for no key update),
+    live as (
         select hour_of_id(message_id) as hour, count(*) as messages from messages
          where tenant_id = $1 and message_id >= first_id($2) and message_id < first_id($3) group by 1),
     erased as (
@@ -279,28 +282,39 @@ const CLOSE: &str = "
          where tenant_id = $1 and hour >= $2 and hour < $3 and total is null),
     closed as (
         insert into messages_sent (tenant_id, hour, total)
-        select $1, hour, sum(messages)::bigint from (select * from live union all select * from erased) m group by hour
-            on conflict (tenant_id, hour) do update set total = excluded.total)
-    update tenants set counted_until = $3 where tenant_id = $1";
+        select $1, hour, sum(messages)::bigint from (select * from live union all select * from erased) m
+         where exists (select from mine) group by hour order by hour
+            on conflict (tenant_id, hour) do update set total = excluded.total where messages_sent.total is null)
+    update tenants set counted_until = $3 where tenant_id = $1 and exists (select from mine)";
 
 const STALE_USERS: &str = "delete from active_users where ctid = any (array(
     select ctid from active_users where day < (now() at time zone 'UTC')::date - 400 limit 10000))";
 
-/// Closes hours to which nothing can come any more; a day of a tenant at a time.
+/// Closes hours to which nothing can come any more; a quarter of a day of a tenant at a time.
 pub(crate) async fn close_hours(db: &Db) -> Result<()> {
-    const STEP: i64 = 86_400;
+    const STEP: i64 = 21_600;
     loop {
         let open = db.query(OPEN, &[]).await?;
+        let mut closed = 0;
         for row in &open {
             let tenant: TenantId = get(row, "tenant_id")?;
             let (mut from, ends): (Timestamp, Timestamp) = (get(row, "begins")?, get(row, "ends")?);
             while from < ends {
                 let to = from.plus_seconds(STEP).min(ends);
-                db.execute(CLOSE, &[&tenant, &from, &to]).await?;
+                match db.execute(CLOSE, &[&tenant, &from, &to]).await {
+                    Ok(1) => closed += 1,
+                    // Another node is at it.
+                    Ok(_) => break,
+                    Err(error) => {
+                        tracing::warn!(tenant_id = %tenant, %error, "Hours will be closed later");
+                        break;
+                    }
+                }
                 from = to;
             }
         }
-        if open.is_empty() {
+        // Those that failed are looked at again with the next sweep.
+        if closed == 0 {
             break;
         }
     }

@@ -63,3 +63,32 @@ async fn the_deletion_of_200_000_messages_ends_though_the_server_is_killed_in_th
     let history = app.send("GET", &format!("/rooms/{room}/messages"), &headers, None).await.expect(200);
     assert_eq!(history.each("messages", "content"), ["stays"]);
 }
+
+#[tokio::test]
+async fn a_retention_that_is_taken_back_stops_the_sweep_that_it_began() {
+    let app = App::start().await;
+    let tenant = app.tenant("gone").await;
+    let sql = app.sql().await;
+    let uuid: String = sql.query_one("select tenant_id::text from tenants", &[]).await.expect("it is there").get(0);
+    assert_eq!(sql.execute(FILL, &[&uuid]).await.expect("filled"), 200_000);
+    sql.execute("update messages set created_at = now() - interval '3 days'", &[]).await.expect("aged");
+    let left = async || -> i64 { sql.query_one("select count(*) from messages", &[]).await.expect("counted").get(0) };
+    let keep = async |days: serde_json::Value| {
+        tenant.backend().patch("/tenant", json!({"config": {"retention_days": days}})).await.expect(200)
+    };
+
+    keep(json!(1)).await;
+    let start = Instant::now();
+    while left().await > 190_000 {
+        assert!(start.elapsed() < Duration::from_secs(30), "it goes");
+        sleep(Duration::from_millis(10)).await;
+    }
+    keep(json!(null)).await;
+
+    // The step under way ends; then nothing more goes.
+    sleep(Duration::from_secs(1)).await;
+    let then = left().await;
+    assert!(then > 100_000, "{then}");
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(left().await, then);
+}
