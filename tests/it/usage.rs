@@ -329,3 +329,33 @@ async fn what_is_about_to_be_erased_is_gone_already_and_is_not_kept_in_memory() 
     assert_eq!(alice.get(&format!("/rooms/{room}/messages/{}", ids[2])).await.status, 404);
     assert_eq!(alice.get(&format!("/rooms/{room}/changes")).await.expect(200).each("messages", "seq").len(), 0);
 }
+
+#[tokio::test]
+async fn a_tenant_that_is_deleted_and_imported_again_has_its_own_history_and_counts_nothing_twice() {
+    let app = App::start().await;
+    let tenant = app.tenant("t").await;
+    let room = tenant.room("group", &["alice"]).await;
+    let say = async |tenant: &Tenant<'_>, word: &str| {
+        for n in 0..4 {
+            tenant.user("alice").say(&room, &format!("{word} {n}")).await;
+        }
+    };
+    say(&tenant, "kept").await;
+    let file = app.export(&tenant.id).await;
+    say(&tenant, "lost").await;
+    let path = format!("/rooms/{room}/messages?after_seq=4&limit=2");
+    for _ in 0..2 {
+        assert_eq!(tenant.user("alice").get(&path).await.expect(200).each("messages", "content"), ["lost 0", "lost 1"]);
+    }
+    app.admin("DELETE", &format!("/admin/tenants/{}", tenant.id), None).await.expect(202);
+    until("it is gone", async || app.admin("GET", &format!("/admin/tenants/{}", tenant.id), None).await.status == 404)
+        .await;
+
+    let back = app.import("", file).await.expect(201);
+
+    let back = tenant.with_key(&back.text_of("api_key"));
+    assert_eq!(sent(&back).await, 8, "what was sent, of which half is back");
+    say(&back, "new").await;
+    assert_eq!(back.user("alice").get(&path).await.expect(200).each("messages", "content"), ["new 0", "new 1"]);
+    assert_eq!(sent(&back).await, 12);
+}

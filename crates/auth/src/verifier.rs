@@ -131,6 +131,13 @@ impl Verifier {
         self.shared(tenant).outdate(since);
     }
 
+    /// Changes whenever something of the caller's tenant may have: what is remembered of one epoch says
+    /// nothing of another. Of a tenant that was deleted and brought back it is never the same.
+    #[must_use]
+    pub fn epoch(&self, caller: &Caller) -> u64 {
+        caller.shared.stale_before().max(self.inner.stale_before.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn shared(&self, tenant: TenantId) -> Arc<OfTenant> {
         self.inner.shared.get_with(tenant, || Arc::new(OfTenant::new(self.inner.store.meter(tenant))))
     }

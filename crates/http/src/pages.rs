@@ -18,6 +18,9 @@ const MAX_PAGE: usize = 256 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PageKey {
     pub(crate) tenant_id: TenantId,
+    /// That of [`Verifier::epoch`](chatapi_auth::Verifier::epoch): a tenant that was deleted and imported
+    /// again has other messages under the same numbers.
+    pub(crate) epoch: u64,
     pub(crate) room_id: RoomId,
     pub(crate) query: HistoryQuery,
 }

@@ -75,8 +75,12 @@ pub(crate) async fn list(call: Call) -> Result<Reply, ApiError> {
     let (after_seq, before_seq) = (call.number("after_seq")?, call.number("before_seq")?);
     let query = HistoryQuery { after_seq, before_seq, order, limit: call.limit()? };
     let (store, room_id, actor) = (call.store()?, call.id(0, "Room")?, call.actor()?);
-    let key = PageKey { tenant_id: call.caller()?.tenant.tenant_id, room_id, query };
-    if let Some(page) = call.api.pages.get(&key)
+    let caller = call.caller()?;
+    let epoch = call.api.verifier.epoch(caller);
+    let key = PageKey { tenant_id: caller.tenant.tenant_id, epoch, room_id, query };
+    // While nothing is heard of the tenant's end, nothing is remembered of it.
+    if call.api.store.feed().is_listening()
+        && let Some(page) = call.api.pages.get(&key)
         && page.is_right(store.rooms().extent(room_id, &actor).await?)
     {
         return Ok(Reply::page(page.body));

@@ -33,6 +33,17 @@ const CREATE_KEY: &str = "
 /// What a connection leaves that outlives its tenant for a moment: the id may have been used before.
 const FORGET_SEEN: &str = "delete from last_seen where tenant_id = $1";
 
+/// Messages of an earlier tenant of this id are counted as erased. Those that are back are counted
+/// where they are; all hours are open again.
+const COUNT_ANEW: &str = "
+    update messages_sent s
+       set total = null,
+           erased = greatest(0, coalesce(s.total, s.erased) - (
+               select count(*) from messages m
+                where m.tenant_id = $1 and m.message_id >= first_id(s.hour)
+                  and m.message_id < first_id(s.hour + interval '1 hour')))
+     where s.tenant_id = $1";
+
 const NOTIFY: &str = "select count(pg_notify('chatapi', p)) from unnest($1::text[]) p";
 
 const ROOMS: &str = "
@@ -132,6 +143,7 @@ where
         return Err(lines.wrong(&Invalid::new("the file", "goes on after its last line")).into());
     }
     rows.flush(&tx).await?;
+    tx.execute(COUNT_ANEW, &[&tenant.tenant_id]).await?;
     // Whoever remembers something of an earlier tenant of this id forgets it.
     tx.execute(NOTIFY, &[&notices(tenant.tenant_id, &[Fact::TenantChanged])?]).await?;
     tx.commit().await?;
