@@ -134,6 +134,7 @@ async fn what_is_wrong_with_a_question_for_usage_is_said() {
     for (query, message) in [
         ("granularity=month", "granularity: expected 'hour' or 'day'"),
         ("from=yesterday", "from: expected a time like 2026-01-31T12:00:00Z"),
+        ("from=-000001-12-31T23:59:59Z", "from: expected a time like 2026-01-31T12:00:00Z"),
         ("to=2026-01-01", "to: expected a time like 2026-01-31T12:00:00Z"),
         ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "from: expected a time before to"),
         ("from=2020-01-01T00:00:00Z&to=2026-01-01T00:00:00Z", "from: expected at most 745 periods before to"),

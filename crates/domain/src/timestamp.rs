@@ -29,14 +29,17 @@ impl Timestamp {
         Self(self.0.saturating_add(seconds.saturating_mul(1_000_000)))
     }
 
-    /// Reads RFC 3339; any offset, down to microseconds.
+    /// Reads RFC 3339; any offset, down to microseconds; the years that the wire form can show.
     ///
     /// # Errors
     ///
     /// [`Invalid`] if it is none; `field` names it in the error.
     pub fn parse(field: &str, text: &str) -> Result<Self, Invalid> {
-        let parsed = text.parse::<jiff::Timestamp>().map(|moment| Self(moment.as_microsecond()));
-        parsed.map_err(|_| Invalid::new(field, "expected a time like 2026-01-31T12:00:00Z"))
+        /// 0000-01-01T00:00:00Z.
+        const YEAR_0: i64 = -62_167_219_200_000_000;
+        let parsed = text.parse::<jiff::Timestamp>().ok().map(|moment| Self(moment.as_microsecond()));
+        let shown = parsed.filter(|moment| moment.0 >= YEAR_0);
+        shown.ok_or_else(|| Invalid::new(field, "expected a time like 2026-01-31T12:00:00Z"))
     }
 
     /// The calendar month in which it is, in UTC: its first moment, and the first of the next.

@@ -23,6 +23,9 @@ const STEP: i64 = 2000;
 /// How often what an earlier run left is looked for.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// How long more tenants may change before one sweep looks at them all.
+const GATHER: Duration = Duration::from_millis(200);
+
 /// How often what has become too old is looked for.
 const BY_AGE: Duration = Duration::from_mins(10);
 
@@ -120,6 +123,10 @@ pub(crate) async fn sweep(db: Db, node: NodeId, mut told: Told, stop: Cancellati
     let work = async {
         loop {
             let woken = tokio::time::timeout(PAUSE, tenant_changed(&mut told)).await.is_ok();
+            if woken {
+                tokio::time::sleep(GATHER).await;
+                told.skip();
+            }
             let by_age = woken || aged.is_none_or(|at| at.elapsed() > BY_AGE);
             match sweep_if_leading(&db, node, by_age).await {
                 Ok(()) if by_age => aged = Some(Instant::now()),
@@ -151,14 +158,23 @@ async fn sweep_once(db: &Db, by_age: bool) -> Result<()> {
     crate::tokens::forget_old(db).await?;
     crate::idempotency::forget_old(db).await?;
     for row in db.query(PENDING, &[]).await? {
-        erase_room(db, get(&row, "tenant_id")?, get(&row, "room_id")?).await?;
+        let tenant = get(&row, "tenant_id")?;
+        go_on(tenant, erase_room(db, tenant, get(&row, "room_id")?).await);
     }
     for row in db.query(DELETING, &[]).await? {
-        erase_tenant(db, get(&row, "tenant_id")?).await?;
+        let tenant = get(&row, "tenant_id")?;
+        go_on(tenant, erase_tenant(db, tenant).await);
     }
     if by_age {
         crate::retention::sweep(db).await?;
         crate::usage::close_hours(db).await?;
     }
     Ok(())
+}
+
+/// What cannot be erased at the moment keeps nothing else from it.
+fn go_on(tenant: TenantId, erased: Result<()>) {
+    if let Err(error) = erased {
+        tracing::warn!(tenant_id = %tenant, %error, "Erasing will be tried again");
+    }
 }

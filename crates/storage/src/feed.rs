@@ -138,6 +138,11 @@ impl Told {
     pub async fn next(&mut self) -> Option<Arc<Signal>> {
         heard(self.0.recv().await)
     }
+
+    /// Passes over what has been told and not yet heard.
+    pub(crate) fn skip(&mut self) {
+        self.0 = self.0.resubscribe();
+    }
 }
 
 fn heard(received: Result<Arc<Signal>, RecvError>) -> Option<Arc<Signal>> {

@@ -47,8 +47,15 @@ struct Look {
 /// Who wants to know.
 #[derive(Debug, Default)]
 pub(crate) struct Looks {
-    waiting: Mutex<Vec<Look>>,
+    waiting: Mutex<Waiting>,
     wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    looks: Vec<Look>,
+    /// Nobody looks any more.
+    closed: bool,
 }
 
 const LOOK: &str = "
@@ -64,10 +71,13 @@ impl Looks {
         let (done, answer) = oneshot::channel();
         {
             let mut waiting = self.lock();
-            if waiting.len() >= MAX_WAITING {
+            if waiting.closed {
+                return Err(Error::unavailable("the store is closed"));
+            }
+            if waiting.looks.len() >= MAX_WAITING {
                 return Err(Error::unavailable("too many look at rooms"));
             }
-            waiting.push(Look { tenant, room, user: actor.user().cloned(), done });
+            waiting.looks.push(Look { tenant, room, user: actor.user().cloned(), done });
         }
         self.wake.notify_one();
         let start = Instant::now();
@@ -76,18 +86,18 @@ impl Looks {
         answer??.ok_or(Error::NotFound("Room"))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Look>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Vec<Look> {
         let mut waiting = self.lock();
-        let rest = waiting.len().min(MAX_BATCH);
-        let rest = waiting.split_off(rest);
+        let batch = waiting.looks.len().min(MAX_BATCH);
+        let rest = waiting.looks.split_off(batch);
         if !rest.is_empty() {
             self.wake.notify_one();
         }
-        std::mem::replace(&mut *waiting, rest)
+        std::mem::replace(&mut waiting.looks, rest)
     }
 
     /// Looks for those who ask, until `stop`.
@@ -110,7 +120,9 @@ impl Looks {
             }
         }
         // Whoever still waits finds the other end gone.
-        self.lock().clear();
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.looks.clear();
     }
 }
 

@@ -117,6 +117,13 @@ impl Meter {
         (counted > 0).then_some(taken)
     }
 
+    /// Whether something is still to be added, or will be.
+    fn is_in_use(&self) -> bool {
+        let Counts { requests, rate_limited, message_bytes, events_delivered } = &self.counts;
+        let counters = [requests, rate_limited, message_bytes, events_delivered, &self.connections];
+        counters.iter().any(|counter| counter.load(Relaxed) > 0) || !self.users().new.is_empty()
+    }
+
     /// Puts back what could not be added.
     fn put_back(&self, taken: &Taken) {
         self.counts.requests.fetch_add(taken.requests, Relaxed);
@@ -188,15 +195,15 @@ impl Meters {
         for step in meters.chunks(STEP) {
             add(db, node, step).await?;
         }
+        // Users that cannot be noted keep no others from it.
+        let mut noted = Ok(());
         for meter in &meters {
-            note_users(db, meter).await?;
+            noted = noted.and(note_users(db, meter).await);
         }
         drop(meters);
         // Nobody serves them any more, and nothing of them is left to be added.
-        self.lock().retain(|_, meter| {
-            Arc::strong_count(meter) > 1 || meter.connections.load(Relaxed) > 0 || !meter.users().new.is_empty()
-        });
-        Ok(())
+        self.lock().retain(|_, meter| Arc::strong_count(meter) > 1 || meter.is_in_use());
+        noted
     }
 
     /// A new hour has begun: everybody is to be noted again.

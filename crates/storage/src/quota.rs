@@ -42,6 +42,8 @@ struct State {
     own: i64,
     in_flight: HashSet<MessageId>,
     next_read: Option<Instant>,
+    /// It was the only node when the count was last read.
+    alone: bool,
 }
 
 /// The right to send one message. Dropped, it is given back, unless the message was [stored](Reserved::stored).
@@ -72,9 +74,11 @@ impl Quota {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_due(&self, month: Timestamp) -> bool {
+    fn is_due(&self, month: Timestamp, nodes: usize) -> bool {
         let state = self.lock();
-        state.month.is_none_or(|known| known < month) || state.next_read.is_none_or(|at| at <= Instant::now())
+        state.month.is_none_or(|known| known < month)
+            || state.next_read.is_none_or(|at| at <= Instant::now())
+            || (state.alone && nodes > 1)
     }
 
     /// The count cannot be read at the moment: what is known of the month holds a while longer.
@@ -85,13 +89,14 @@ impl Quota {
         }
         tracing::debug!(%error, "A quota will be counted again later");
         state.next_read = Some(Instant::now() + REFRESH);
+        state.alone = false;
         Ok(())
     }
 
     async fn read(&self, db: &Db, meter: &Meter, nodes: usize, now: Timestamp) -> Result<()> {
         let (begins, ends) = now.month();
         let _alone = self.reading.write().await;
-        if !self.is_due(begins) {
+        if !self.is_due(begins, nodes) {
             return Ok(());
         }
         let start = Instant::now();
@@ -117,6 +122,7 @@ impl Quota {
         // Others were given back meanwhile, which has changed `own` already.
         state.read = settled + rest;
         state.own += i64::try_from(in_flight.len()).unwrap_or(i64::MAX) - before;
+        state.alone = nodes == 1;
         state.next_read = Some(Instant::now() + pause.max(start.elapsed() * REST));
         Ok(())
     }
@@ -130,7 +136,7 @@ impl Quota {
 pub(crate) async fn reserve(db: &Db, meter: &Arc<Meter>, nodes: usize, quota: u64, id: MessageId) -> Result<Reserved> {
     let now = id.made_at();
     let (begins, ends) = now.month();
-    if meter.quota.is_due(begins)
+    if meter.quota.is_due(begins, nodes)
         && let Err(error) = meter.quota.read(db, meter, nodes, now).await
     {
         meter.quota.go_on_without(begins, error)?;

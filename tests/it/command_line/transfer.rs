@@ -102,3 +102,28 @@ async fn what_cannot_be_exported_or_imported_is_said_and_leaves_nothing() {
     ];
     assert_eq!(outcomes, expected.concat());
 }
+
+#[tokio::test]
+async fn an_interrupted_export_or_import_leaves_nothing_but_an_entry_of_the_audit_log() {
+    let app = App::start().await;
+    let tenant = app.tenant("t").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, path) = (folder.path().join("whole"), folder.path().join("t"));
+    let [whole, path] = [&whole, &path].map(|path| path.to_str().expect("a text"));
+    let cli = app.command_line();
+    cli.run(&["export", &tenant.id, "-o", whole]).await.done();
+    // As long as another holds the table neither gets to its end.
+    let sql = app.sql().await;
+    sql.batch_execute("begin; lock table messages, tenants").await.expect("locked");
+
+    cli.run_for_a_second(&["export", &tenant.id, "-o", path]).await.failed(1, "interrupted");
+    cli.run_for_a_second(&["import", whole, "--tenant-id", NOBODY]).await.failed(1, "interrupted");
+
+    sql.batch_execute("rollback").await.expect("released");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("ours").count(), 1, "nothing beside the whole one");
+    assert_eq!(app.admin("GET", &format!("/admin/tenants/{NOBODY}"), None).await.status, 404);
+    let entries: Vec<_> = audited(&app).await.into_iter().map(|[action, _, outcome]| (action, outcome)).collect();
+    let entry = |action: &str, outcome: &str| (action.to_owned(), outcome.to_owned());
+    let [export, import] = ["tenant.export", "tenant.import"];
+    assert_eq!(entries, [entry(export, "ok"), entry(export, "interrupted"), entry(import, "interrupted")]);
+}

@@ -1,6 +1,7 @@
 //! What a command works with: the store, and the embedded database for as long as it takes.
 
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 
 use chatapi_cluster::{Borrowed, Error as ClusterError};
 use chatapi_domain::{KeyId, RequestId, TenantId, Timestamp};
@@ -22,10 +23,12 @@ pub(crate) struct Session {
     cluster: Option<Borrowed>,
     /// Changes under way: they end, though nobody waits for them any more.
     changes: TaskTracker,
+    /// What is being attempted, and ends undone with an interrupt.
+    attempted: Mutex<Option<Asked>>,
 }
 
 /// What a command is about to do, for the audit log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) action: AuditAction,
     pub(crate) tenant_id: Option<TenantId>,
@@ -60,9 +63,13 @@ impl Session {
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signals)?;
         let session = Self::open(config, make).await?;
         let done = tokio::select! {
-            done = work(&session) => done,
-            _ = interrupt.recv() => Err(Failure::Refused("interrupted".to_owned())),
-            _ = terminate.recv() => Err(Failure::Refused("interrupted".to_owned())),
+            done = work(&session) => Some(done),
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
+        };
+        let done = match done {
+            Some(done) => done,
+            None => session.interrupted().await,
         };
         let closed = session.close().await;
         done.and(closed)
@@ -81,7 +88,16 @@ impl Session {
         };
         let address = connector.address();
         let store = Store::connect_beside(connector, Options { pool_size: 2, writers: 1 })?;
-        Ok(Self { store, config, address, cluster, changes: TaskTracker::new() })
+        Ok(Self { store, config, address, cluster, changes: TaskTracker::new(), attempted: Mutex::default() })
+    }
+
+    /// What was attempted ends here, and is noted.
+    async fn interrupted(&self) -> Result<(), Failure> {
+        let attempted = self.attempted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(asked) = attempted {
+            note(&self.store, asked, None, "interrupted").await;
+        }
+        Err(Failure::Refused("interrupted".to_owned()))
     }
 
     async fn close(self) -> Result<(), Failure> {
@@ -107,12 +123,19 @@ impl Session {
     }
 
     /// The same for long work that is all or nothing by itself: an interrupt ends it, with nothing
-    /// done and nothing noted.
+    /// done.
     pub(crate) async fn attempt<T>(
         &self,
         asked: Asked,
         work: impl Future<Output = Result<(T, Made), Failure>>,
     ) -> Result<T, Failure> {
+        let attempted = |asked| *self.attempted.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        attempted(Some(asked.clone()));
+        let work = async {
+            let done = work.await;
+            attempted(None);
+            done
+        };
         noted(&self.store, asked, work).await
     }
 }

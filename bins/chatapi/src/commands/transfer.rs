@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use secrecy::ExposeSecret;
 use serde_json::json;
-use tokio::fs::{self, File, OpenOptions};
+use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
@@ -80,30 +80,21 @@ pub(super) async fn export(command: ExportCommand, session: &Session) -> Result<
     output.print(&view, || table(&[&counted(totals)[..], &named([("bytes", bytes.to_string())])].concat()))
 }
 
-/// Writes beside the file and puts it in its place at the end: what has its name is whole.
+/// Writes beside the file and puts it in its place at the end: what has its name is whole. What is
+/// not put in its place is removed, and is for nobody else to read: it holds all that the tenant's
+/// users wrote.
 async fn to_file(export: Export, file: &Path) -> Result<u64, Failure> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".partial");
-    let partial = PathBuf::from(name);
-    let failed = |error: &io::Error| Failure::Refused(format!("{}: {error}", partial.display()));
-    // For nobody else to read: it holds all that the tenant's users wrote.
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial).await;
-    let mut opened = opened.map_err(|error| failed(&error))?;
-    let copied = copy(export, &mut opened, &partial.display().to_string()).await;
-    let placed = match copied {
-        Ok(bytes) => {
-            let done = async {
-                opened.sync_all().await?;
-                fs::rename(&partial, file).await
-            };
-            done.await.map(|()| bytes).map_err(|error| failed(&error))
-        }
-        Err(failure) => Err(failure),
-    };
-    if placed.is_err() {
-        let _ = fs::remove_file(&partial).await;
-    }
-    placed
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |error: &io::Error| Failure::Refused(format!("{}: {error}", file.display()));
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    let partial = tempfile::Builder::new().prefix(&name).suffix(".partial").tempfile_in(folder);
+    let (opened, partial) = partial.map_err(|error| failed(&error))?.into_parts();
+    let mut opened = File::from_std(opened);
+    let bytes = copy(export, &mut opened, &file.display().to_string()).await?;
+    opened.sync_all().await.map_err(|error| failed(&error))?;
+    partial.persist(file).map_err(|error| failed(&error.error))?;
+    Ok(bytes)
 }
 
 /// Writes all of an export; how many bytes that were.
