@@ -29,9 +29,10 @@ create table messages_sent (
 alter table tenants add column counted_until timestamptz not null default '-infinity';
 create index tenants_by_counted_until on tenants (counted_until);
 
--- Who was active: a row a user and day, with a bit for each hour.
+-- Who was active: a row a user and day, with a bit for each hour. They go in steps before their
+-- tenant does; the cascade is for a node of the version before, which does not know of them.
 create table active_users (
-    tenant_id uuid not null references tenants,
+    tenant_id uuid not null references tenants on delete cascade,
     day       date not null,
     user_id   text collate "C" not null,
     hours     integer not null,

@@ -320,3 +320,58 @@ pub(crate) async fn close_hours(db: &Db) -> Result<()> {
     }
     db.execute(STALE_USERS, &[]).await.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests {
+    use chatapi_domain::{RoomId, TenantId, Timestamp};
+    use chatapi_testkit::Database;
+
+    use super::{Granularity, UsageLog, close_hours};
+    use crate::db::Db;
+    use crate::erasure::ERASE;
+    use crate::{Connector, Result};
+
+    /// One message each half minute of two days, four days ago.
+    const FILL: &str = "
+        with tenant as (
+            insert into tenants (tenant_id, name, status, config, created_at)
+            values ($1, 't', 'active', '{}', now() - interval '5 days') returning tenant_id),
+        room as (
+            insert into rooms (tenant_id, room_id, type, member_count, last_seq, created_at, updated_at, active_at, active_hour)
+            select tenant_id, $2, 'group', 0, 5760, now(), now(), now(), 0 from tenant returning room_id)
+        insert into messages (tenant_id, room_id, seq, message_id, sender_id, content, created_at)
+        select $1, room_id, n, (left(first_id(at)::text, 13) || right(gen_random_uuid()::text, 23))::uuid, 'alice', 'x', at
+          from room, generate_series(1, 5760) n, lateral (select now() - interval '4 days' + n * interval '30 seconds') t (at)";
+
+    #[tokio::test]
+    async fn hours_are_closed_once_whoever_closes_them_and_whatever_is_erased_meanwhile() -> Result<()> {
+        let database = Database::new().await;
+        let connector = Connector::parse(database.url()).expect("our own URL");
+        let db = Db::new(&connector, 8)?;
+        let (tenant, room) = (TenantId::from_uuid(uuid::Uuid::now_v7()), RoomId::from_uuid(uuid::Uuid::now_v7()));
+        assert_eq!(db.execute(FILL, &[&tenant, &room]).await?, 5760);
+        let now = db.query_opt("select now() as now", &[]).await?.expect("a row").get::<_, Timestamp>("now");
+        let hours = async || {
+            let from = now.plus_seconds(-6 * 86_400);
+            let hours = UsageLog { db: &db }.list(tenant, from, now, Granularity::Hour).await?;
+            Ok::<_, crate::Error>(hours.iter().map(|hour| hour.messages_sent).collect::<Vec<_>>())
+        };
+        let before = hours().await?;
+        assert_eq!(before.iter().sum::<i64>(), 5760);
+
+        let erase = async {
+            while db.execute(ERASE, &[&tenant, &room, &10_i64, &i64::MAX]).await? > 0 {
+                assert_eq!(hours().await?, before, "at every moment");
+            }
+            Ok::<_, crate::Error>(())
+        };
+        let close = || close_hours(&db);
+        tokio::try_join!(erase, close(), close(), close(), close())?;
+
+        assert_eq!(hours().await?, before);
+        let closed = "select sum(total)::bigint as total from messages_sent where tenant_id = $1";
+        let total: i64 = db.query_opt(closed, &[&tenant]).await?.expect("a row").get("total");
+        assert_eq!(total, 5760, "the hours of three and four days ago are closed");
+        Ok(())
+    }
+}
