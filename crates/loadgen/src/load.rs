@@ -176,7 +176,7 @@ async fn connection(load: Rc<Load>, number: usize, start: Instant, measured: Ins
         stream.write_all(request).await.expect("sent");
         let status = answer(&mut stream, &mut buffer).await;
         let now = Instant::now();
-        if sent >= measured && now <= end {
+        if now >= measured && now <= end {
             let micros = u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX);
             tally.latency.saturating_record(micros.max(1));
             if status < 400 { tally.good += 1 } else { tally.bad += 1 }

@@ -61,11 +61,13 @@ impl Connector {
             return Err(InvalidUrl("expected postgres://…".to_owned()));
         }
         let parameters: Vec<_> = url.query_pairs().into_owned().collect();
-        let (ours, theirs): (Vec<_>, Vec<_>) =
-            parameters.into_iter().partition(|(name, _)| name == "sslmode" || name == "sslrootcert");
-        url.query_pairs_mut().clear().extend_pairs(theirs);
-        let of = |wanted: &str| ours.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        let of = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
         let (mode, tls) = tls(of("sslmode").unwrap_or("prefer"), of("sslrootcert").map(Path::new))?;
+        // The driver's own stay as they were written: it knows no `+` for a space.
+        let is_ours = |pair: &str| matches!(pair.split('=').next(), Some("sslmode" | "sslrootcert"));
+        let theirs =
+            url.query().map(|query| query.split('&').filter(|pair| !is_ours(pair)).collect::<Vec<_>>().join("&"));
+        url.set_query(theirs.as_deref());
 
         let mut plain: tokio_postgres::Config = url.as_str().parse().map_err(|error: tokio_postgres::Error| {
             let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -260,5 +262,15 @@ mod tests {
         let good = Connector::parse("postgres://u:sesame@h/d?sslmode=require").expect("a URL");
         assert!(!format!("{good:?}").contains("sesame"));
         assert_eq!(good.address(), "postgres://u@h:5432/d");
+    }
+
+    #[test]
+    fn options_of_a_url_come_last_so_that_they_hold() {
+        let url = "postgres://u@h/d?sslmode=disable&options=-c%20work_mem%3D64MB%20-c%20a.b%3D1&application_name=x";
+        let (config, _) = Connector::parse(url).expect("a URL").for_requests();
+        let options = config.get_options().expect("some");
+        assert!(options.starts_with("-c statement_timeout=15s "), "{options}");
+        assert!(options.ends_with(" -c work_mem=64MB -c a.b=1"), "{options}");
+        assert_eq!(config.get_application_name(), Some("x"));
     }
 }

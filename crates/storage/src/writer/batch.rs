@@ -20,7 +20,7 @@ pub const ONE: &str = "
         update rooms r
            set last_seq = r.last_seq + 1,
                active_at = greatest(r.active_at, clock_timestamp()),
-               active_hour = floor(extract(epoch from greatest(r.active_at, clock_timestamp())) / 3600)::int
+               active_hour = floor(date_part('epoch', greatest(r.active_at, clock_timestamp())) / 3600)::int
          where r.tenant_id = $1 and r.room_id = $2
            and exists (select from room_members m
                         where m.tenant_id = $1 and m.user_id = $3 and m.room_id = $2)
@@ -38,20 +38,14 @@ pub const ONE: &str = "
     select $1, $2, seq, $4, $3, $5, $6::text::json, $7, $8, active_at from bumped
     returning 1::bigint as ord, seq, created_at";
 
-/// Rooms are locked in the order of their ids: batches of several nodes would deadlock otherwise.
+/// Rooms are locked in the order of their ids: batches of several nodes would deadlock otherwise. A
+/// nested loop over the sorted input does that, and is the only join that the session allows. What
+/// only the new rows need stays in the parameters until then.
 const MANY: &str = "
-    with input as materialized (
-        select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-                             $8::uuid[])
-            with ordinality as t (tenant_id, room_id, sender_id, message_id, content, meta, client_message_id,
-                                  reply_to, ord)),
-    allowed as (
-        select i.tenant_id, i.room_id, count(*) as n,
-               array_agg(i.ord order by i.ord) as ords, array_agg(i.sender_id order by i.ord) as senders,
-               array_agg(i.message_id order by i.ord) as ids, array_agg(i.content order by i.ord) as contents,
-               array_agg(i.meta order by i.ord) as metas, array_agg(i.client_message_id order by i.ord) as client_ids,
-               array_agg(i.reply_to order by i.ord) as replies
-          from input i
+    with allowed as (
+        select i.tenant_id, i.room_id, count(*) as n, array_agg(i.ord order by i.ord) as ords
+          from unnest($1::uuid[], $2::uuid[], $3::text[], $7::text[], $8::uuid[])
+                   with ordinality i (tenant_id, room_id, sender_id, client_message_id, reply_to, ord)
           join room_members m on m.tenant_id = i.tenant_id and m.user_id = i.sender_id and m.room_id = i.room_id
          where (i.reply_to is null or exists (
                    select from messages q
@@ -59,24 +53,17 @@ const MANY: &str = "
            and (i.client_message_id is null or not exists (
                    select from messages d where d.tenant_id = i.tenant_id and d.room_id = i.room_id
                       and d.sender_id = i.sender_id and d.client_message_id = i.client_message_id))
-         group by i.tenant_id, i.room_id),
-    locked as (
-        select a.* from allowed a join rooms r using (tenant_id, room_id)
-         order by r.tenant_id, r.room_id for no key update of r),
+         group by i.tenant_id, i.room_id order by i.tenant_id, i.room_id offset 0),
     bumped as (
         update rooms r
            set last_seq = r.last_seq + l.n,
                active_at = greatest(r.active_at, clock_timestamp()),
-               active_hour = floor(extract(epoch from greatest(r.active_at, clock_timestamp())) / 3600)::int
-          from locked l where r.tenant_id = l.tenant_id and r.room_id = l.room_id
-        returning r.tenant_id, r.room_id, r.last_seq - l.n as base, r.active_at,
-                  l.ords, l.senders, l.ids, l.contents, l.metas, l.client_ids, l.replies),
+               active_hour = floor(date_part('epoch', greatest(r.active_at, clock_timestamp())) / 3600)::int
+          from allowed l where r.tenant_id = l.tenant_id and r.room_id = l.room_id
+        returning r.tenant_id, r.room_id, r.last_seq - l.n as base, r.active_at, l.ords),
     numbered as materialized (
-        select b.tenant_id, b.room_id, b.base + x.nth as seq, b.active_at,
-               x.ord, x.sender_id, x.message_id, x.content, x.meta, x.client_message_id, x.reply_to
-          from bumped b,
-               unnest(b.ords, b.senders, b.ids, b.contents, b.metas, b.client_ids, b.replies) with ordinality
-                   as x (ord, sender_id, message_id, content, meta, client_message_id, reply_to, nth)),
+        select b.tenant_id, b.room_id, b.base + x.nth as seq, b.active_at, x.ord, ($3::text[])[x.ord] as sender_id
+          from bumped b, unnest(b.ords) with ordinality as x (ord, nth)),
     read as (
         update room_members m set delivered_seq = n.seq, read_seq = n.seq, receipt_at = n.active_at
           from (select tenant_id, room_id, sender_id, max(seq) as seq, max(active_at) as active_at
@@ -85,8 +72,8 @@ const MANY: &str = "
     stored as (
         insert into messages (tenant_id, room_id, seq, message_id, sender_id, content, meta, client_message_id,
                               reply_to, created_at)
-        select tenant_id, room_id, seq, message_id, sender_id, content, meta::json, client_message_id,
-               reply_to, active_at
+        select tenant_id, room_id, seq, ($4::uuid[])[ord], sender_id, ($5::text[])[ord], ($6::text[])[ord]::json,
+               ($7::text[])[ord], ($8::uuid[])[ord], active_at
           from numbered)
     select ord, seq, active_at as created_at from numbered";
 

@@ -163,3 +163,45 @@ async fn closing_lets_what_was_accepted_finish() {
     let late = chat.messages().append(message(group, "alice", "x")).await;
     assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
 }
+
+#[tokio::test]
+async fn nodes_that_write_into_the_same_rooms_at_once_never_wait_for_each_other_in_a_circle() {
+    let database = Database::new().await;
+    // A circle is to be found before the writer gives up waiting.
+    let url = format!("{}&options=-c%20deadlock_timeout%3D20ms", database.url());
+    let node = || Store::connect(Connector::parse(&url).expect("a URL"), Options::default()).expect("a store");
+    let (first, second) = (node(), node());
+    let tenant = tenant(&first).await;
+    let mut rooms = Vec::new();
+    for _ in 0..30 {
+        rooms.push(room(first.tenant(tenant), RoomType::Group, &["alice"]).await.room_id);
+    }
+
+    // Each batch has most of the rooms, in the order in which they came.
+    for round in 0..20 {
+        let mut turned = rooms.clone();
+        turned.rotate_left(round);
+        let back: Vec<RoomId> = turned.iter().rev().copied().collect();
+        let send = async |store: &Store, rooms: &[RoomId]| {
+            let news = rooms.iter().map(|room| message(*room, "alice", "x")).collect();
+            for result in store.tenant(tenant).messages().append_all(news).await {
+                result.expect("stored");
+            }
+        };
+        tokio::join!(send(&first, &turned), send(&second, &back));
+    }
+
+    for room in rooms {
+        assert_eq!(first.tenant(tenant).rooms().get(room, &Actor::Tenant).await.expect("there").last_seq, 40);
+    }
+    // What a connection counts is there for others at the latest when it ends.
+    tokio::join!(first.close(), second.close());
+    let sql = database.client().await;
+    let own =
+        "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'chatapi'";
+    while sql.query_one(own, &[]).await.expect("a row").get::<_, i64>(0) > 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(sql.query_one(deadlocks, &[]).await.expect("a row").get::<_, i64>(0), 0);
+}
