@@ -130,6 +130,9 @@ fn arguments(options: &Options, sockets: &Path) -> Vec<String> {
         format!("full_page_writes={switch}"),
         format!("max_connections={}", options.max_connections),
         "max_wal_size=2GB".to_owned(),
+        // Segments of the log that are kept for reuse: to make a new one all wait some 7 ms
+        // (docs/operations.md, Sizing).
+        "min_wal_size=256MB".to_owned(),
         "shared_buffers=256MB".to_owned(),
         "log_min_messages=warning".to_owned(),
         "timezone=UTC".to_owned(),

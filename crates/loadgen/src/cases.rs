@@ -72,7 +72,7 @@ impl Bench {
         self.system.stop().await;
         format!(
             "# Benchmarks\n\nWritten by `make bench`. Server, load and PostgreSQL (`fsync`, `synchronous_commit`, \
-             `full_page_writes` on) together on one machine: {}.\n\nMedians of {} alternated runs of {} s after a \
+             `full_page_writes` on; its log's segments are reused, as after some time) together on one machine: {}.\n\nMedians of {} alternated runs of {} s after a \
              warm-up; HTTP with keep-alive on loopback, from wrk (one thread; at fixed rates from a generator of our own); bodies of 100 bytes, rooms of 20 members. pgbench \
              (`-M prepared -j 1`) runs the very statement that the server runs for one message, with the same \
              session settings, and has no HTTP to do. Latencies in milliseconds. The machine is noisy: read the \

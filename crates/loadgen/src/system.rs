@@ -37,6 +37,16 @@ pub(crate) struct System {
     _folder: TempDir,
 }
 
+/// A database that has run for a while reuses the segments of its log; a new one makes each, 16 MiB
+/// of zeros and a flush, while all wait.
+const AGE: &str = "
+    do $$ begin
+        for segment in 1..80 loop
+            perform pg_logical_emit_message(false, '', 'x');
+            perform pg_switch_wal();
+        end loop;
+    end $$";
+
 /// A tenant of the benchmark.
 #[derive(Debug, Clone)]
 pub(crate) struct Tenant {
@@ -67,6 +77,8 @@ impl System {
         while system.sql.query_one("select count(*) from tenants", &[]).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
+        system.sql.batch_execute(AGE).await.expect("as after some time");
+        system.sql.batch_execute("checkpoint").await.expect("as after some time");
         system
     }
 
