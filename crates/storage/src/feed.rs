@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chatapi_domain::{Change, Fact, Message, NodeId, RoomId, TenantId, Timestamp};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{Notify, broadcast};
 
 pub(crate) use self::listener::run;
@@ -139,9 +139,13 @@ impl Told {
         heard(self.0.recv().await)
     }
 
-    /// Passes over what has been told and not yet heard.
-    pub(crate) fn skip(&mut self) {
-        self.0 = self.0.resubscribe();
+    /// The next signal, if there is one already.
+    pub(crate) fn try_next(&mut self) -> Option<Arc<Signal>> {
+        match self.0.try_recv() {
+            Ok(signal) => Some(signal),
+            Err(TryRecvError::Lagged(_)) => Some(Arc::new(Signal::Missed)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
     }
 }
 

@@ -10,10 +10,10 @@ use chatapi_domain::{RoomId, TenantId};
 
 use crate::Result;
 use crate::db::Db;
-use crate::erasure::{ERASE, step};
+use crate::erasure::{self, ERASE, step};
 use crate::row::get;
 
-/// Messages looked at, and erased, in one statement.
+/// Messages looked at in one statement.
 const STEP: i64 = 1000;
 
 /// Rooms looked at in one statement.
@@ -92,7 +92,7 @@ async fn sweep_tenant(db: &Db, tenant: TenantId) -> Result<()> {
 async fn sweep_room(db: &Db, tenant: TenantId, room: RoomId, mut first_seq: i64) -> Result<()> {
     loop {
         // What an earlier sweep left, or the step before.
-        while step(db, ERASE, &[&tenant, &room, &STEP, &first_seq]).await? > 0 {}
+        while step(db, ERASE, &[&tenant, &room, &erasure::STEP, &first_seq]).await? > 0 {}
         let moved = db.query_opt(ADVANCE, &[&tenant, &room, &first_seq, &STEP]).await?;
         match moved {
             Some(row) => first_seq = get(&row, "first_seq")?,

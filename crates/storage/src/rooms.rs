@@ -10,7 +10,7 @@ use crate::db::{Db, Tx};
 use crate::feed::{notices, tell_in};
 use crate::looks::{Extent, Looks};
 use crate::row::{self, get, message_columns, room_columns, visible_room, word};
-use crate::{Error, Result, erasure};
+use crate::{Error, Result};
 
 /// Rooms of one tenant.
 #[derive(Debug, Clone, Copy)]
@@ -285,7 +285,7 @@ impl Rooms<'_> {
     }
 
     /// Deletes a room, its members and its messages. From the first moment nobody sees any of
-    /// it; the messages' rows go in small steps, and by another run if this one is killed.
+    /// it; the messages' rows go in the background, in small steps.
     ///
     /// # Errors
     ///
@@ -299,10 +299,6 @@ impl Rooms<'_> {
         tx.execute(ERASE_ANSWERS, &[&self.tenant, &room]).await?;
         tell_in(&tx, self.tenant, &[Fact::RoomDeleted { room_id: room }]).await?;
         tx.commit().await?;
-        drop(client);
-        if let Err(error) = erasure::erase_room(self.db, self.tenant, room).await {
-            tracing::warn!(%error, "A deleted room's messages will be erased later");
-        }
         Ok(())
     }
 }

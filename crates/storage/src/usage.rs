@@ -348,7 +348,7 @@ mod tests {
         let database = Database::new().await;
         let connector = Connector::parse(database.url()).expect("our own URL");
         let db = Db::new(&connector, 8)?;
-        let (tenant, room) = (TenantId::from_uuid(uuid::Uuid::now_v7()), RoomId::from_uuid(uuid::Uuid::now_v7()));
+        let (tenant, room) = (TenantId::new(Timestamp::from_micros(1)), RoomId::new(Timestamp::from_micros(1)));
         assert_eq!(db.execute(FILL, &[&tenant, &room]).await?, 5760);
         let now = db.query_opt("select now() as now", &[]).await?.expect("a row").get::<_, Timestamp>("now");
         let hours = async || {
