@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::db::Db;
-use crate::looks::{LOOKERS, Looks};
+use crate::looks::Looks;
 use crate::meter::{Meters, keep_adding};
 use crate::transfer::Gates;
 use crate::writer::Writer;
@@ -83,7 +83,7 @@ impl Store {
         let feed = Feed::new(db.clone(), node_id);
         let writer = Arc::new(Writer::start(&connector, &db, &feed, options.writers, &tasks));
         let looks: Arc<Looks> = Arc::default();
-        for _ in 0..LOOKERS {
+        {
             let (looks, db, stop) = (looks.clone(), db.clone(), stop.clone());
             tasks.spawn(async move { looks.serve(&db, &stop).await });
         }
