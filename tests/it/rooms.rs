@@ -179,6 +179,25 @@ async fn a_deleted_room_and_its_messages_are_gone() {
 }
 
 #[tokio::test]
+async fn many_rooms_deleted_at_once_all_go_at_once() {
+    let app = App::start().await;
+    let tenant = app.tenant("t").await;
+    let rooms = join_all((0..230).map(|_| tenant.room("group", &["alice"]))).await;
+    let say = async |room: &String| tenant.user("alice").say(room, "secret").await;
+    join_all(rooms.iter().map(say)).await;
+    let delete = async |room: &String| tenant.backend().delete(&format!("/rooms/{room}")).await.expect(204);
+    join_all(rooms.iter().map(delete)).await;
+
+    let sql = app.sql().await;
+    let left = "select (select count(*) from messages) + (select count(*) from erased_rooms)";
+    let start = Instant::now();
+    while sql.query_one(left, &[]).await.expect("counted").get::<_, i64>(0) > 0 {
+        assert!(start.elapsed() < Duration::from_secs(8), "they go in one sweep, not in one each 10 s");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn lists_have_the_newest_activity_first_and_page_without_losing_any() {
     let app = App::start().await;
     let tenant = app.tenant("t").await;

@@ -65,8 +65,9 @@ impl Connector {
         let (mode, tls) = tls(of("sslmode").unwrap_or("prefer"), of("sslrootcert").map(Path::new))?;
         // The driver's own stay as they were written: it knows no `+` for a space.
         let is_ours = |pair: &str| matches!(pair.split('=').next(), Some("sslmode" | "sslrootcert"));
-        let theirs =
-            url.query().map(|query| query.split('&').filter(|pair| !is_ours(pair)).collect::<Vec<_>>().join("&"));
+        let theirs = url.query().map(|query| {
+            query.split('&').filter(|pair| !pair.is_empty() && !is_ours(pair)).collect::<Vec<_>>().join("&")
+        });
         url.set_query(theirs.as_deref());
 
         let mut plain: tokio_postgres::Config = url.as_str().parse().map_err(|error: tokio_postgres::Error| {
@@ -266,7 +267,7 @@ mod tests {
 
     #[test]
     fn options_of_a_url_come_last_so_that_they_hold() {
-        let url = "postgres://u@h/d?sslmode=disable&options=-c%20work_mem%3D64MB%20-c%20a.b%3D1&application_name=x";
+        let url = "postgres://u@h/d?sslmode=disable&&options=-c%20work_mem%3D64MB%20-c%20a.b%3D1&application_name=x";
         let (config, _) = Connector::parse(url).expect("a URL").for_requests();
         let options = config.get_options().expect("some");
         assert!(options.starts_with("-c statement_timeout=15s "), "{options}");

@@ -6,58 +6,66 @@
 //! deleted goes room by room, then all else it has, then itself. One of the few files that see
 //! more than one tenant.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use chatapi_domain::{Fact, NodeId, RoomId, TenantId};
-use tokio_util::sync::CancellationToken;
+use chatapi_domain::{RoomId, TenantId};
 
+use crate::Result;
 use crate::db::Db;
-use crate::feed::{Signal, Told};
 use crate::row::get;
 use crate::usage::tally_erased;
-use crate::{Result, nodes};
 
 /// Rows erased in one statement: a millisecond of work or two. A statement that takes longer than the
 /// system's scheduler gives one process at a time makes others wait for a core: the p99 of another
 /// tenant's sends went from 2.6 to 7 ms beside steps of 2000, to 4.5 beside these, and to 3.2 with the
 /// [rest](REST_FACTOR) (docs/benchmarks.md has the outcome).
-pub(crate) const STEP: i64 = 200;
+const STEP: i64 = 200;
 
 /// How many times as long as a step took is rested after it.
 const REST_FACTOR: u32 = 3;
 
-/// How often what an earlier run left is looked for.
-const PAUSE: Duration = Duration::from_secs(10);
-
-/// How long more tenants may change before one sweep looks at them all.
-const GATHER: Duration = Duration::from_millis(200);
-
-/// How often what has become too old is looked for.
-const BY_AGE: Duration = Duration::from_mins(10);
-
-/// Of a room's messages the oldest `$3` below seq `$4`.
-pub(crate) const ERASE: &str = concat!(
+/// Of a room's messages the oldest `$3` from seq `$4` to below `$5`; the last of them.
+const ERASE: &str = concat!(
     "with gone as (
         delete from messages
          where tenant_id = $1 and room_id = $2
            and seq = any (array(select seq from messages
-                                 where tenant_id = $1 and room_id = $2 and seq < $4 order by seq limit $3))
-        returning message_id) ",
-    tally_erased!("$1")
+                                 where tenant_id = $1 and room_id = $2 and seq >= $4 and seq < $5
+                                 order by seq limit $3))
+        returning seq, message_id),
+    tallied as (",
+    tally_erased!("$1"),
+    ") select max(seq) as last from gone"
 );
-
-const ALL: i64 = i64::MAX;
 
 /// Not before the last message has gone, whoever erases it.
 const FORGET: &str = "
     delete from erased_rooms where tenant_id = $1 and room_id = $2
        and not exists (select from messages where tenant_id = $1 and room_id = $2)";
 
-const PENDING: &str = "select tenant_id, room_id from erased_rooms order by tenant_id, room_id limit 100";
+const PENDING: &str = "
+    select tenant_id, room_id from erased_rooms e
+     where ($1::uuid is null or (tenant_id, room_id) > ($1, $2::uuid))
+       and not exists (select from tenants t where t.tenant_id = e.tenant_id and t.status = 'deleting')
+     order by tenant_id, room_id limit 100";
+
+/// Erases a room's messages from one seq to below another, in small steps. Each begins where the one
+/// before ended: what that erased stands in the index until a vacuum.
+pub(crate) async fn erase_messages(db: &Db, tenant: TenantId, room: RoomId, mut from: i64, to: i64) -> Result<()> {
+    loop {
+        let start = Instant::now();
+        let erased = db.query_opt(ERASE, &[&tenant, &room, &STEP, &from, &to]).await?;
+        rest(start).await;
+        match erased.as_ref().map(|row| get::<Option<i64>>(row, "last")).transpose()?.flatten() {
+            Some(last) => from = last + 1,
+            None => return Ok(()),
+        }
+    }
+}
 
 /// Erases all messages of a room that is gone.
 async fn erase_room(db: &Db, tenant: TenantId, room: RoomId) -> Result<()> {
-    while step(db, ERASE, &[&tenant, &room, &STEP, &ALL]).await? > 0 {}
+    erase_messages(db, tenant, room, 0, i64::MAX).await?;
     db.execute(FORGET, &[&tenant, &room]).await.map(|_| ())
 }
 
@@ -113,92 +121,56 @@ async fn erase_tenant(db: &Db, tenant: TenantId) -> Result<()> {
     Ok(())
 }
 
-/// Erases a little and rests: it has time, and others send meanwhile.
-pub(crate) async fn step(db: &Db, sql: &'static str, params: &crate::db::Params<'_>) -> Result<u64> {
+async fn step(db: &Db, sql: &'static str, params: &crate::db::Params<'_>) -> Result<u64> {
     let start = Instant::now();
     let rows = db.execute(sql, params).await?;
-    tokio::time::sleep(start.elapsed() * REST_FACTOR).await;
+    rest(start).await;
     Ok(rows)
 }
 
-/// Finishes, again and again until `stop`, what was begun and not finished; at once when a room was
-/// deleted or a tenant has changed: it may be going, or keep its messages for a shorter time.
-pub(crate) async fn sweep(db: Db, node: NodeId, mut told: Told, stop: CancellationToken) {
-    let mut aged: Option<Instant> = None;
-    let work = async {
-        loop {
-            let mut by_age = aged.is_none_or(|at| at.elapsed() > BY_AGE);
-            if let Ok(cause) = tokio::time::timeout(PAUSE, cause(&mut told)).await {
-                by_age |= cause == Cause::Tenant;
-                tokio::time::sleep(GATHER).await;
-                while let Some(signal) = told.try_next() {
-                    by_age |= Cause::of(&signal) == Some(Cause::Tenant);
-                }
-            }
-            match sweep_if_leading(&db, node, by_age).await {
-                Ok(()) if by_age => aged = Some(Instant::now()),
-                Ok(()) => {}
-                Err(error) => tracing::debug!(%error, "Erasing will be tried again"),
-            }
+/// Rests after a step that began at `start`: erasing has time, and others send meanwhile.
+async fn rest(start: Instant) {
+    tokio::time::sleep(start.elapsed() * REST_FACTOR).await;
+}
+
+/// Erases the messages of rooms that are gone; those of tenants that are being deleted go with them.
+pub(crate) async fn erase_rooms(db: &Db) -> Result<()> {
+    let (mut after, mut failures): (Option<(TenantId, RoomId)>, _) = (None, 0);
+    loop {
+        let (tenant, room) = after.unzip();
+        let rows = db.query(PENDING, &[&tenant, &room]).await?;
+        for row in &rows {
+            let (tenant, room) = (get(row, "tenant_id")?, get(row, "room_id")?);
+            go_on(tenant, erase_room(db, tenant, room).await, &mut failures)?;
+            after = Some((tenant, room));
         }
-    };
-    stop.run_until_cancelled(work).await;
-}
-
-/// Why something may have to be erased.
-#[derive(PartialEq)]
-enum Cause {
-    Room,
-    Tenant,
-}
-
-impl Cause {
-    fn of(signal: &Signal) -> Option<Self> {
-        match signal {
-            Signal::Fact { fact: Fact::TenantChanged, .. } | Signal::Missed => Some(Self::Tenant),
-            Signal::Fact { fact: Fact::RoomDeleted { .. }, .. } => Some(Self::Room),
-            _ => None,
+        if rows.is_empty() {
+            return Ok(());
         }
     }
 }
 
-async fn cause(told: &mut Told) -> Cause {
-    while let Some(signal) = told.next().await {
-        if let Some(cause) = Cause::of(&signal) {
-            return cause;
-        }
-    }
-    // The store is going.
-    std::future::pending().await
-}
-
-/// Of several nodes one does it: the others would only stand in its way.
-async fn sweep_if_leading(db: &Db, node: NodeId, by_age: bool) -> Result<()> {
-    if nodes::leads(db, node).await? { sweep_once(db, by_age).await } else { Ok(()) }
-}
-
-async fn sweep_once(db: &Db, by_age: bool) -> Result<()> {
-    // First what is quick, and must not wait for what may take hours.
-    crate::tokens::forget_old(db).await?;
-    crate::idempotency::forget_old(db).await?;
-    for row in db.query(PENDING, &[]).await? {
-        let tenant = get(&row, "tenant_id")?;
-        go_on(tenant, erase_room(db, tenant, get(&row, "room_id")?).await);
-    }
+/// Erases tenants that are being deleted.
+pub(crate) async fn erase_tenants(db: &Db) -> Result<()> {
+    let mut failures = 0;
     for row in db.query(DELETING, &[]).await? {
         let tenant = get(&row, "tenant_id")?;
-        go_on(tenant, erase_tenant(db, tenant).await);
-    }
-    if by_age {
-        crate::retention::sweep(db).await?;
-        crate::usage::close_hours(db).await?;
+        go_on(tenant, erase_tenant(db, tenant).await, &mut failures)?;
     }
     Ok(())
 }
 
-/// What cannot be erased at the moment keeps nothing else from it.
-fn go_on(tenant: TenantId, erased: Result<()>) {
-    if let Err(error) = erased {
-        tracing::warn!(tenant_id = %tenant, %error, "Erasing will be tried again");
+/// What cannot be erased at the moment keeps nothing else from it; but after a few failures in a row
+/// the rest is left to the next sweep.
+fn go_on(tenant: TenantId, erased: Result<()>, failures: &mut u32) -> Result<()> {
+    const FEW: u32 = 3;
+    match erased {
+        Ok(()) => *failures = 0,
+        Err(error) if *failures + 1 == FEW => return Err(error),
+        Err(error) => {
+            *failures += 1;
+            tracing::warn!(tenant_id = %tenant, %error, "Erasing will be tried again");
+        }
     }
+    Ok(())
 }

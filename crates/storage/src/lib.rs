@@ -31,6 +31,7 @@ mod retention;
 mod rooms;
 mod row;
 mod store;
+mod sweeper;
 mod tenants;
 mod tokens;
 mod transfer;

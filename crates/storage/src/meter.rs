@@ -11,10 +11,10 @@ use chatapi_domain::{NodeId, TenantId, UserId};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::Result;
 use crate::db::Db;
 use crate::quota::Quota;
 use crate::row::get;
+use crate::{Error, Result};
 
 /// How often what was counted is added.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -195,10 +195,13 @@ impl Meters {
         for step in meters.chunks(STEP) {
             add(db, node, step).await?;
         }
-        // Users that cannot be noted keep no others from it.
+        // Users that cannot be noted keep no others from it, unless the database is away.
         let mut noted = Ok(());
         for meter in &meters {
             noted = noted.and(note_users(db, meter).await);
+            if matches!(noted, Err(Error::Unavailable(_))) {
+                break;
+            }
         }
         drop(meters);
         // Nobody serves them any more, and nothing of them is left to be added.

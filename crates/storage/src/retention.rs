@@ -10,7 +10,7 @@ use chatapi_domain::{RoomId, TenantId};
 
 use crate::Result;
 use crate::db::Db;
-use crate::erasure::{self, ERASE, step};
+use crate::erasure::erase_messages;
 use crate::row::get;
 
 /// Messages looked at in one statement.
@@ -90,9 +90,11 @@ async fn sweep_tenant(db: &Db, tenant: TenantId) -> Result<()> {
 }
 
 async fn sweep_room(db: &Db, tenant: TenantId, room: RoomId, mut first_seq: i64) -> Result<()> {
+    let mut erased = 0;
     loop {
         // What an earlier sweep left, or the step before.
-        while step(db, ERASE, &[&tenant, &room, &erasure::STEP, &first_seq]).await? > 0 {}
+        erase_messages(db, tenant, room, erased, first_seq).await?;
+        erased = first_seq;
         let moved = db.query_opt(ADVANCE, &[&tenant, &room, &first_seq, &STEP]).await?;
         match moved {
             Some(row) => first_seq = get(&row, "first_seq")?,

@@ -14,7 +14,7 @@ use crate::transfer::Gates;
 use crate::writer::Writer;
 use crate::{
     Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Meter, Node, PoolStatus, Presence,
-    QueueStatus, Receipts, Result, Rooms, Schema, Tenants, Tokens, Transfer, UsageLog, erasure, feed, migrate,
+    QueueStatus, Receipts, Result, Rooms, Schema, Tenants, Tokens, Transfer, UsageLog, feed, migrate, sweeper,
 };
 
 /// How many connections a store keeps.
@@ -56,7 +56,9 @@ impl Store {
     pub fn connect(connector: Connector, options: Options) -> Result<Self> {
         let store = Self::open(connector, options)?;
         let Self { db, feed, connector, meters, stop, tasks, .. } = store.clone();
-        tasks.spawn(erasure::sweep(db.clone(), feed.node_id(), feed.told(), stop.clone()));
+        for work in sweeper::Work::ALL {
+            tasks.spawn(sweeper::sweep(work, db.clone(), feed.node_id(), feed.told(), stop.clone()));
+        }
         tasks.spawn(keep_adding(meters, db, feed.node_id(), stop.clone()));
         tasks.spawn(feed::run(feed, connector, stop));
         Ok(store)

@@ -124,19 +124,17 @@ impl Session {
 
     /// The same for long work that is all or nothing by itself: an interrupt ends it, with nothing
     /// done.
-    pub(crate) async fn attempt<T>(
+    pub(crate) async fn attempt<T: Send + 'static>(
         &self,
         asked: Asked,
         work: impl Future<Output = Result<(T, Made), Failure>>,
     ) -> Result<T, Failure> {
         let attempted = |asked| *self.attempted.lock().unwrap_or_else(PoisonError::into_inner) = asked;
         attempted(Some(asked.clone()));
-        let work = async {
-            let done = work.await;
-            attempted(None);
-            done
-        };
-        noted(&self.store, asked, work).await
+        let done = work.await;
+        attempted(None);
+        // From here on it is a change like any other: its entry is written whoever waits.
+        self.change(asked, std::future::ready(done)).await
     }
 }
 
