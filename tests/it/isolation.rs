@@ -1,8 +1,11 @@
 //! A tenant never sees another's data: not by body, headers or status.
 
+use std::time::Duration;
+
 use chatapi_http::{Access, ROUTES, Route};
 use chatapi_tests::{App, Tenant};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 /// What there is of one tenant, or what there is not.
 struct Ids {
@@ -11,13 +14,34 @@ struct Ids {
     message: String,
     user: &'static str,
     key: String,
+    letter: String,
 }
 
 async fn ids_of(tenant: &Tenant<'_>) -> Ids {
     let room = tenant.room("group", &["alice", "bob"]).await;
     let message = tenant.user("alice").say(&room, "secret").await;
     let message = message["message_id"].as_str().expect("an id").to_owned();
-    Ids { tenant: tenant.id.clone(), room, message, user: "bob", key: format!("key_{}", &tenant.key[3..15]) }
+    Ids {
+        tenant: tenant.id.clone(),
+        room,
+        message,
+        user: "bob",
+        key: format!("key_{}", &tenant.key[3..15]),
+        letter: String::new(),
+    }
+}
+
+/// A dead letter of the tenant, whose endpoint is where nobody listens.
+async fn dead_letter(tenant: &Tenant<'_>) -> String {
+    let start = Instant::now();
+    loop {
+        let letters = tenant.backend().get("/admin/dead-letters").await.expect(200);
+        if let Some(id) = letters.body["dead_letters"][0]["id"].as_str() {
+            return id.to_owned();
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "no dead letter");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A body with which the route would do its work, if the ids were the caller's own. Every route
@@ -36,6 +60,7 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         | Route::TenantsImport
         | Route::KeysList
         | Route::AuditList
+        | Route::DeadLettersList
         | Route::UsageTotals
         | Route::UsageList
         | Route::OwnUsageList
@@ -59,6 +84,8 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
         Route::RoomsCreate => Some(json!({"type": "group", "members": [ids.user]})),
         Route::RoomsUpdate => Some(json!({"name": "taken"})),
         Route::SocketTicket
+        | Route::DeadLettersRetry
+        | Route::WebhookTest
         | Route::KeysCreate
         | Route::KeysRotate
         | Route::OwnKeysCreate
@@ -75,16 +102,19 @@ fn body(route: Route, ids: &Ids) -> Option<Value> {
 
 /// Whether the route is asked with an id of the tenant's.
 fn names_something(route: Route) -> bool {
-    [Access::Tenant, Access::Backend].contains(&route.spec().access)
+    [Access::Tenant, Access::Backend, Access::OperatorOrBackend].contains(&route.spec().access)
         && (route.spec().path.contains('{') || route == Route::Ack)
 }
 
 #[tokio::test]
 async fn another_tenants_ids_cannot_be_told_from_ids_that_do_not_exist() {
-    let app = App::start().await;
-    let (ours, theirs) = (app.tenant("ours").await, app.tenant("theirs").await);
+    let app = App::builder().set("RETRY_MAX_ATTEMPTS", "0").set("WEBHOOK_ALLOW_PRIVATE", "true").start().await;
+    let nowhere = json!({"webhook_url": "http://127.0.0.1:1/", "webhook_events": ["message.sent"]});
+    let (ours, theirs) = (app.tenant_with("ours", nowhere.clone()).await, app.tenant_with("theirs", nowhere).await);
     let foreign = ids_of(&theirs).await;
-    let gone = Ids { key: "key_BBBBBBBBBBBB".into(), ..ids_of(&ours).await };
+    let foreign = Ids { letter: dead_letter(&theirs).await, ..foreign };
+    let letter = || "event_01m85d22b8egmve8x781kkwrfj".to_owned();
+    let gone = Ids { key: "key_BBBBBBBBBBBB".into(), letter: letter(), ..ids_of(&ours).await };
     ours.backend().delete(&format!("/rooms/{}", gone.room)).await.expect(204);
     let made_up = Ids {
         tenant: "tenant_01m85d2282fwpbhy8gt3navx71".into(),
@@ -92,9 +122,16 @@ async fn another_tenants_ids_cannot_be_told_from_ids_that_do_not_exist() {
         message: "msg_01m85d22b8egmve8x781kkwrfj".into(),
         user: "bob",
         key: "key_AAAAAAAAAAAA".into(),
+        letter: letter(),
     };
-    let no_id =
-        Ids { tenant: "x".into(), room: "room_abc123".into(), message: "msg_abc".into(), user: "bob", key: "x".into() };
+    let no_id = Ids {
+        tenant: "x".into(),
+        room: "room_abc123".into(),
+        message: "msg_abc".into(),
+        user: "bob",
+        key: "x".into(),
+        letter: "event_x".into(),
+    };
 
     let mut asked = 0;
     for spec in ROUTES.iter().filter(|spec| names_something(spec.route)) {
@@ -107,6 +144,7 @@ async fn another_tenants_ids_cannot_be_told_from_ids_that_do_not_exist() {
                     .replace("{message_id}", &ids.message)
                     .replace("{user_id}", ids.user)
                     .replace("{key_id}", &ids.key)
+                    .replace("{event_id}", &ids.letter)
                     .replace("{tenant_id}", &ids.tenant);
                 assert!(!path.contains('{'), "{path}: say here what stands in its braces");
                 answers.push(caller.send(spec.method, &path, body(spec.route, ids)).await);
@@ -125,6 +163,9 @@ async fn another_tenants_ids_cannot_be_told_from_ids_that_do_not_exist() {
     assert_eq!(untouched.each("messages", "content"), ["secret"]);
     let members = theirs.backend().get(&format!("/rooms/{}/members", foreign.room)).await.expect(200);
     assert_eq!(members.each("members", "user_id"), ["alice", "bob"]);
+    assert_eq!(dead_letter(&theirs).await, foreign.letter);
+    let own = ours.backend().get("/admin/dead-letters").await.expect(200);
+    assert!(own.each("dead_letters", "tenant_id").iter().all(|id| *id == ours.id), "{}", own.text);
 }
 
 #[tokio::test]

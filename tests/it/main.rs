@@ -21,3 +21,4 @@ mod sync;
 mod tenants;
 mod transfer;
 mod usage;
+mod webhooks;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chatapi_auth::{InvalidMasterKey, MasterKeys};
+use chatapi_delivery::Options as WebhookOptions;
 use chatapi_domain::Defaults;
 use chatapi_storage::Connector;
 use ipnet::IpNet;
@@ -45,6 +46,7 @@ pub(crate) struct Config {
     pub(crate) writers: usize,
     pub(crate) log: Log,
     pub(crate) defaults: Defaults,
+    pub(crate) webhooks: WebhookOptions,
     pub(crate) drain: Duration,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) metrics_token: Option<SecretString>,
@@ -106,9 +108,10 @@ impl Config {
             }),
             max_connections_per_user: read.number("WS_MAX_CONNECTIONS_PER_USER", 5, 1..=100_000),
         };
-        // Checked from the first day, so that a wrong value does not wait for the part that uses it.
-        let _: u32 = read.number("RETRY_MAX_ATTEMPTS", 5, 0..=100);
-        read.flag("WEBHOOK_ALLOW_PRIVATE");
+        let webhooks = WebhookOptions {
+            retries: read.number("RETRY_MAX_ATTEMPTS", 5, 0..=100),
+            allow_private: read.flag("WEBHOOK_ALLOW_PRIVATE"),
+        };
         let config = Self {
             listen: listen(read),
             pool_size: read.number("DATABASE_POOL_SIZE", 16, 1..=1000),
@@ -121,6 +124,7 @@ impl Config {
             database: database?,
             log: log?,
             defaults,
+            webhooks,
             variables: Vec::new(),
         };
         Some(Self { variables: read.variables(), ..config })

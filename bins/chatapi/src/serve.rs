@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chatapi_auth::Verifier;
 use chatapi_cluster::Cluster;
+use chatapi_delivery::Dispatcher;
 use chatapi_http::{Api, Options as ApiOptions};
 use chatapi_realtime::Hub;
 use chatapi_storage::{Connector, Error as StoreError, Options as StoreOptions, Store};
@@ -41,8 +42,15 @@ pub(crate) async fn run(config: Config, master: Master) -> Result<(), Failure> {
     tasks.spawn(stop.clone().run_until_cancelled_owned(verifier.clone().keep_noting()));
     let hub_tasks = TaskTracker::new();
     let hub = Hub::start(store.clone(), &hub_tasks, &hub_stop);
-    let api_options = ApiOptions { trusted_proxies: config.trusted_proxies, metrics_token: config.metrics_token };
-    let api = Arc::new(Api::new(store.clone(), verifier, hub, api_options, stop.clone()));
+    let delivery_tasks = TaskTracker::new();
+    let clock = || chatapi_http::now().wall;
+    let dispatcher = Dispatcher::start(store.clone(), config.webhooks, clock, &delivery_tasks, &stop);
+    let api_options = ApiOptions {
+        trusted_proxies: config.trusted_proxies,
+        metrics_token: config.metrics_token,
+        webhook_allow_private: config.webhooks.allow_private,
+    };
+    let api = Arc::new(Api::new(store.clone(), verifier, hub, dispatcher, api_options, stop.clone()));
 
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "Listening");
@@ -62,7 +70,13 @@ pub(crate) async fn run(config: Config, master: Master) -> Result<(), Failure> {
         }
         prepared
     };
-    let ((), prepared) = tokio::join!(serving, preparing);
+    // What is not answered by then is sent again by another node, or after the next start.
+    let delivering = async {
+        stop.cancelled().await;
+        delivery_tasks.close();
+        let _ = timeout(config.drain, delivery_tasks.wait()).await;
+    };
+    let ((), prepared, ()) = tokio::join!(serving, preparing, delivering);
 
     // Events go out until the last connection is closed.
     hub_stop.cancel();

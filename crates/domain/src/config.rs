@@ -7,22 +7,14 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use crate::{Content, Invalid, Rate};
+use crate::webhook::{check_webhook_url, secret_bytes};
+use crate::{Content, Invalid, Rate, Timestamp, WebhookEvent, WebhookEvents};
 
-/// The events that a webhook may be sent.
-pub const WEBHOOK_EVENTS: [&str; 11] = [
-    "message.new",
-    "message.sent",
-    "message.edited",
-    "message.deleted",
-    "room.created",
-    "room.updated",
-    "room.deleted",
-    "member.added",
-    "member.removed",
-    "presence.online",
-    "presence.offline",
-];
+/// How long a webhook secret that was replaced goes on signing beside the new one, in seconds.
+const OLD_SECRET_SIGNS: i64 = 86_400;
+
+/// Replaced secrets that are kept: more changes in a day push out the oldest.
+const OLD_SECRETS: usize = 5;
 
 /// What the operator or the tenant set; an absent field follows the default.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +32,10 @@ pub struct Config {
     webhook_secret: Option<SecretString>,
     webhook_events: Option<Vec<String>>,
     presence: Option<bool>,
+    /// Since when the endpoint is told nothing, because it said that it is gone. Nobody sets it.
+    webhook_disabled_at: Option<Timestamp>,
+    /// Secrets that were replaced, oldest first, and until when they sign.
+    old_webhook_secrets: Vec<(SecretString, Timestamp)>,
 }
 
 /// What the server takes where a tenant's [`Config`] says nothing.
@@ -78,11 +74,13 @@ pub struct Settings {
     pub presence: bool,
     /// Messages it may send in a calendar month (UTC), if there is a limit.
     pub monthly_message_quota: Option<u64>,
+    /// What its endpoint is told of; nothing where there is none.
+    pub webhook_events: WebhookEvents,
 }
 
 impl Config {
     /// The fields that leave the server in no form.
-    pub const SECRETS: [&str; 1] = ["webhook_secret"];
+    pub const SECRETS: [&str; 2] = ["webhook_secret", "webhook_old_secrets"];
 
     /// Reads the `config` object of a request; unknown fields are ignored, `null` is absent.
     ///
@@ -90,34 +88,92 @@ impl Config {
     ///
     /// [`Invalid`] with the path of the first field that is wrong.
     pub fn parse(value: &Value) -> Result<Self, Invalid> {
-        let Value::Object(fields) = value else {
-            return Err(Invalid::new("config", "expected an object"));
-        };
         let mut config = Self::default();
-        for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+        for (name, value) in fields(value)? {
             config.set(name, value)?;
         }
         Ok(config)
     }
 
-    /// This configuration with the fields of `value` changed; `null` resets a field to its default.
+    /// Reads what [`Config::to_stored`] wrote, by this version or an earlier one.
     ///
     /// # Errors
     ///
     /// [`Invalid`] with the path of the first field that is wrong.
-    pub fn patched(&self, value: &Value) -> Result<Self, Invalid> {
-        let Value::Object(fields) = value else {
-            return Err(Invalid::new("config", "expected an object"));
-        };
-        let mut kept = self.to_stored();
-        let mut patched = Self::default();
-        if let Value::Object(kept) = &mut kept {
-            kept.retain(|name, _| !fields.contains_key(name));
-            for (name, value) in kept.iter().chain(fields).filter(|(_, value)| !value.is_null()) {
-                patched.set(name, value)?;
+    pub fn from_stored(value: &Value) -> Result<Self, Invalid> {
+        let mut config = Self::default();
+        for (name, value) in fields(value)? {
+            let field = Field { name, value };
+            match name.as_str() {
+                // What was right once is: a stricter rule must not make a tenant unreadable.
+                "webhook_url" => config.webhook_url = field.text("a string", |_| true)?,
+                "webhook_secret" => config.webhook_secret = field.text("a string", |_| true)?.map(Into::into),
+                "webhook_disabled_at" => {
+                    let text = field.text("a time", |_| true)?;
+                    config.webhook_disabled_at = text.map(|text| Timestamp::parse(name, &text)).transpose()?;
+                }
+                "webhook_old_secrets" => config.old_webhook_secrets = field.old_secrets()?,
+                _ => config.set(name, value)?,
             }
         }
+        Ok(config)
+    }
+
+    /// This configuration with the fields of `value` changed; `null` resets a field to its default.
+    /// A secret that is replaced goes on signing for a day; an endpoint that is set, be it the same,
+    /// is enabled.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] with the path of the first field that is wrong.
+    pub fn patched(&self, value: &Value, now: Timestamp) -> Result<Self, Invalid> {
+        let mut patched = self.clone();
+        for (name, value) in fields(value)? {
+            patched.set(name, value)?;
+            if name == "webhook_url" {
+                patched.webhook_disabled_at = None;
+            }
+        }
+        let text = |secret: &Option<SecretString>| secret.as_ref().map(|secret| secret.expose_secret().to_owned());
+        if let Some(replaced) = &self.webhook_secret
+            && text(&self.webhook_secret) != text(&patched.webhook_secret)
+        {
+            let old = &mut patched.old_webhook_secrets;
+            old.retain(|(_, until)| *until > now);
+            old.push((replaced.clone(), now.plus_seconds(OLD_SECRET_SIGNS)));
+            old.drain(..old.len().saturating_sub(OLD_SECRETS));
+        }
         Ok(patched)
+    }
+
+    /// Where the tenant is told what happens, if anywhere; absent too while the endpoint is disabled.
+    #[must_use]
+    pub fn webhook_endpoint(&self) -> Option<&str> {
+        self.webhook_url.as_deref().filter(|_| self.webhook_disabled_at.is_none())
+    }
+
+    /// Where the tenant wants to be told, though it may be disabled.
+    #[must_use]
+    pub fn webhook_url(&self) -> Option<&str> {
+        self.webhook_url.as_deref()
+    }
+
+    /// What signs what the endpoint is told, and what signed it until lately and goes on for a while.
+    #[must_use]
+    pub fn webhook_secrets(&self, now: Timestamp) -> WebhookSecrets {
+        let old = self.old_webhook_secrets.iter().filter(|(_, until)| *until > now);
+        WebhookSecrets { current: self.webhook_secret.clone(), old: old.map(|(secret, _)| secret.clone()).collect() }
+    }
+
+    /// What the endpoint is told of.
+    fn webhook_events(&self) -> WebhookEvents {
+        if self.webhook_endpoint().is_none() {
+            return WebhookEvents::NONE;
+        }
+        match &self.webhook_events {
+            Some(words) => words.iter().filter_map(|word| WebhookEvent::from_word(word)).collect(),
+            None => [WebhookEvent::MessageNew].into_iter().collect(),
+        }
     }
 
     /// Whether only the operator may change the field; a name that is no field's is ignored anyway.
@@ -137,33 +193,36 @@ impl Config {
     fn set(&mut self, name: &str, value: &Value) -> Result<(), Invalid> {
         let field = Field { name, value };
         match name {
-            "rate_limit" => self.rate_limit = Some(field.number(1, 1_000_000)?),
-            "rate_burst" => self.rate_burst = Some(field.number(1, 10_000_000)?),
-            "max_message_bytes" => self.max_message_bytes = Some(field.number(1, Content::MAX_BYTES)?),
-            "max_room_members" => self.max_room_members = Some(field.number(2, 1_000_000)?),
-            "max_connections" => self.max_connections = Some(field.number(0, 10_000_000)?),
-            "max_connections_per_user" => self.max_connections_per_user = Some(field.number(1, 100_000)?),
-            "monthly_message_quota" => self.monthly_message_quota = Some(field.number(0, 1_000_000_000_000)?),
-            "retention_days" => self.retention_days = Some(field.number(1, 36_500)?),
+            "rate_limit" => self.rate_limit = field.number(1, 1_000_000)?,
+            "rate_burst" => self.rate_burst = field.number(1, 10_000_000)?,
+            "max_message_bytes" => self.max_message_bytes = field.number(1, Content::MAX_BYTES)?,
+            "max_room_members" => self.max_room_members = field.number(2, 1_000_000)?,
+            "max_connections" => self.max_connections = field.number(0, 10_000_000)?,
+            "max_connections_per_user" => self.max_connections_per_user = field.number(1, 100_000)?,
+            "monthly_message_quota" => self.monthly_message_quota = field.number(0, 1_000_000_000_000)?,
+            "retention_days" => self.retention_days = field.number(1, 36_500)?,
             "allowed_origins" => {
-                self.allowed_origins = Some(field.list("an origin like https://example.com, or *", is_origin)?);
+                self.allowed_origins = field.list("an origin like https://example.com, or *", is_origin)?;
             }
-            "webhook_url" => self.webhook_url = Some(field.text("an https URL", is_webhook_url)?),
+            // Whether it must be public is the server's to say: [`check_webhook_url`].
+            "webhook_url" => {
+                self.webhook_url = field.text("an https URL", |text| check_webhook_url(text, true).is_ok())?;
+            }
             "webhook_secret" => {
-                let secret = field.text("1 to 256 printable ASCII characters", is_secret)?;
-                self.webhook_secret = Some(secret.into());
+                let what = "1 to 256 printable ASCII characters; base64 if it begins with whsec_";
+                self.webhook_secret = field.text(what, is_secret)?.map(Into::into);
             }
             "webhook_events" => {
-                let expected = format!("one of {}", WEBHOOK_EVENTS.join(", "));
-                self.webhook_events = Some(field.list(&expected, |event| WEBHOOK_EVENTS.contains(&event))?);
+                let expected = format!("one of {}", WebhookEvent::ALL.map(WebhookEvent::as_str).join(", "));
+                self.webhook_events = field.list(&expected, |word| WebhookEvent::from_word(word).is_some())?;
             }
-            "presence" => self.presence = Some(value.as_bool().ok_or_else(|| field.expected("true or false"))?),
+            "presence" => self.presence = field.flag()?,
             _ => {}
         }
         Ok(())
     }
 
-    /// The fields that were set, as the database keeps them; the webhook secret in clear.
+    /// The fields that were set, as the database keeps them; the webhook's secrets in clear.
     #[must_use]
     pub fn to_stored(&self) -> Value {
         let mut fields = Map::new();
@@ -185,6 +244,10 @@ impl Config {
         put("webhook_secret", self.webhook_secret.as_ref().map(|secret| secret.expose_secret().into()));
         put("webhook_events", self.webhook_events.clone().map(Value::from));
         put("presence", self.presence.map(Value::from));
+        put("webhook_disabled_at", self.webhook_disabled_at.map(|at| at.to_string().into()));
+        let old = |(secret, until): &(SecretString, Timestamp)| json!({ "secret": secret.expose_secret(), "until": until.to_string() });
+        let old: Vec<Value> = self.old_webhook_secrets.iter().map(old).collect();
+        put("webhook_old_secrets", (!old.is_empty()).then(|| old.into()));
         Value::Object(fields)
     }
 
@@ -205,6 +268,7 @@ impl Config {
             "webhook_url": self.webhook_url,
             "webhook_secret_set": self.webhook_secret.is_some(),
             "webhook_events": self.webhook_events.clone().unwrap_or_else(|| vec!["message.new".to_owned()]),
+            "webhook_disabled_at": self.webhook_disabled_at,
             "presence": settings.presence,
         })
     }
@@ -222,10 +286,25 @@ impl Config {
             max_connections_per_user: self.max_connections_per_user.unwrap_or(defaults.max_connections_per_user),
             presence: self.presence.unwrap_or(true),
             monthly_message_quota: self.monthly_message_quota,
+            webhook_events: self.webhook_events(),
         }
     }
 }
 
+/// What signs what a tenant's endpoint is told.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookSecrets {
+    /// The secret, if one is set.
+    pub current: Option<SecretString>,
+    /// Those that were replaced less than a day ago.
+    pub old: Vec<SecretString>,
+}
+
+fn fields(value: &Value) -> Result<&Map<String, Value>, Invalid> {
+    value.as_object().ok_or_else(|| Invalid::new("config", "expected an object"))
+}
+
+/// A field of a request or of the database; `null` is none.
 struct Field<'a> {
     name: &'a str,
     value: &'a Value,
@@ -236,20 +315,36 @@ impl Field<'_> {
         Invalid::new(format!("config.{}", self.name), format!("expected {what}"))
     }
 
-    fn number<N: TryFrom<u64> + Into<u64> + Copy>(&self, min: N, max: N) -> Result<N, Invalid> {
+    fn number<N: TryFrom<u64> + Into<u64> + Copy>(&self, min: N, max: N) -> Result<Option<N>, Invalid> {
+        if self.value.is_null() {
+            return Ok(None);
+        }
         let range = min.into()..=max.into();
         let number = self.value.as_u64().filter(|number| range.contains(number));
-        number
-            .and_then(|number| N::try_from(number).ok())
-            .ok_or_else(|| self.expected(format_args!("a whole number from {} to {}", range.start(), range.end())))
+        let number = number.and_then(|number| N::try_from(number).ok());
+        let expected = || self.expected(format_args!("a whole number from {} to {}", range.start(), range.end()));
+        number.map(Some).ok_or_else(expected)
     }
 
-    fn text(&self, what: &str, right: impl Fn(&str) -> bool) -> Result<String, Invalid> {
+    fn flag(&self) -> Result<Option<bool>, Invalid> {
+        if self.value.is_null() {
+            return Ok(None);
+        }
+        self.value.as_bool().map(Some).ok_or_else(|| self.expected("true or false"))
+    }
+
+    fn text(&self, what: &str, right: impl Fn(&str) -> bool) -> Result<Option<String>, Invalid> {
+        if self.value.is_null() {
+            return Ok(None);
+        }
         let text = self.value.as_str().filter(|text| right(text));
-        text.map(str::to_owned).ok_or_else(|| self.expected(what))
+        text.map(|text| Some(text.to_owned())).ok_or_else(|| self.expected(what))
     }
 
-    fn list(&self, what: &str, right: impl Fn(&str) -> bool) -> Result<Vec<String>, Invalid> {
+    fn list(&self, what: &str, right: impl Fn(&str) -> bool) -> Result<Option<Vec<String>>, Invalid> {
+        if self.value.is_null() {
+            return Ok(None);
+        }
         let items = self.value.as_array().filter(|items| items.len() <= 100);
         let items = items.ok_or_else(|| self.expected("a list of at most 100 strings"))?;
         let item = |(at, item): (usize, &Value)| {
@@ -257,7 +352,18 @@ impl Field<'_> {
             text.map(str::to_owned)
                 .ok_or_else(|| Invalid::new(format!("config.{}[{at}]", self.name), format!("expected {what}")))
         };
-        items.iter().enumerate().map(item).collect()
+        items.iter().enumerate().map(item).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// What was written by [`Config::to_stored`].
+    fn old_secrets(&self) -> Result<Vec<(SecretString, Timestamp)>, Invalid> {
+        let part = |item: &Value, name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
+        let one = |item: &Value| {
+            let (secret, until) =
+                part(item, "secret").zip(part(item, "until")).ok_or_else(|| self.expected("secrets"))?;
+            Ok((secret.into(), Timestamp::parse(self.name, &until)?))
+        };
+        self.value.as_array().ok_or_else(|| self.expected("a list"))?.iter().map(one).collect()
     }
 }
 
@@ -267,14 +373,8 @@ fn is_origin(text: &str) -> bool {
     text == "*" || (!text.contains('*') && is_origin())
 }
 
-fn is_webhook_url(text: &str) -> bool {
-    // The parser would drop control characters; the database cannot keep U+0000.
-    let plain = text.len() <= 2048 && !text.contains(char::is_control);
-    plain && Url::parse(text).is_ok_and(|url| url.scheme() == "https" && url.has_host())
-}
-
 fn is_secret(text: &str) -> bool {
-    (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) && secret_bytes(text).is_some()
 }
 
 impl Defaults {
@@ -289,19 +389,22 @@ impl Defaults {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
+
     #[test]
     fn every_field_survives_the_database() {
         let all = json!({
             "rate_limit": 7, "rate_burst": 9, "max_message_bytes": 100, "max_room_members": 3,
             "max_connections": 1, "max_connections_per_user": 2, "monthly_message_quota": 4,
             "retention_days": 5, "allowed_origins": ["https://a.example", "*"],
-            "webhook_url": "https://a.example/hook", "webhook_secret": "whsec_x",
+            "webhook_url": "https://a.example/hook", "webhook_secret": "whsec_c2VjcmV0",
             "webhook_events": ["message.sent"], "presence": false,
         });
 
         let stored = Config::parse(&all).expect("all fields are right").to_stored();
 
         assert_eq!(stored, all);
+        assert_eq!(Config::from_stored(&stored).expect("our own").to_stored(), all);
         assert_eq!(Config::parse(&json!({"rate_limit": null, "new": 1})).expect("ignored").to_stored(), json!({}));
     }
 
@@ -309,10 +412,10 @@ mod tests {
     fn a_patch_changes_what_it_names_and_null_resets() {
         let before = Config::parse(&json!({"rate_limit": 7, "presence": false, "webhook_secret": "s"})).expect("right");
 
-        let after = before.patched(&json!({"rate_limit": null, "rate_burst": 3, "unknown": 1})).expect("right");
+        let after = before.patched(&json!({"rate_limit": null, "rate_burst": 3, "unknown": 1}), NOW).expect("right");
 
         assert_eq!(after.to_stored(), json!({"rate_burst": 3, "presence": false, "webhook_secret": "s"}));
-        assert!(before.patched(&json!({"rate_burst": 0})).is_err());
+        assert!(before.patched(&json!({"rate_burst": 0}), NOW).is_err());
         assert!(Config::is_the_operators("rate_limit") && !Config::is_the_operators("presence"));
     }
 
@@ -327,12 +430,65 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_secret_signs_for_a_day() {
+        let secrets = |config: &Config, at: i64| {
+            let WebhookSecrets { current, old } = config.webhook_secrets(NOW.plus_seconds(at));
+            let text = |secret: SecretString| secret.expose_secret().to_owned();
+            (current.map(text), old.into_iter().map(text).collect::<Vec<_>>())
+        };
+        let first = Config::parse(&json!({"webhook_secret": "one"})).expect("right");
+
+        let second = first.patched(&json!({"webhook_secret": "two"}), NOW).expect("right");
+        let again = second.patched(&json!({"webhook_secret": "two"}), NOW.plus_seconds(5)).expect("right");
+        let third = again.patched(&json!({"webhook_secret": null}), NOW.plus_seconds(9)).expect("right");
+        let kept = Config::from_stored(&third.to_stored()).expect("our own");
+
+        assert_eq!(secrets(&second, 86_399), (Some("two".to_owned()), vec!["one".to_owned()]));
+        assert_eq!(secrets(&second, 86_400), (Some("two".to_owned()), vec![]));
+        assert_eq!(secrets(&again, 6).1, ["one"], "the same again is no change");
+        assert_eq!(secrets(&kept, 9), (None, vec!["one".to_owned(), "two".to_owned()]));
+        assert!(
+            !format!("{kept:?}").contains("\"two\"") && !kept.to_view(&Defaults::default()).to_string().contains("two")
+        );
+    }
+
+    #[test]
+    fn a_disabled_endpoint_is_told_nothing_until_it_is_set_again() {
+        let wanted = json!({"webhook_url": "https://a.example/", "webhook_events": ["room.created"]});
+        let config = Config::parse(&wanted).expect("right");
+        let mut stored = config.to_stored();
+        stored["webhook_disabled_at"] = json!("2026-01-31T12:00:00.000000Z");
+        let disabled = Config::from_stored(&stored).expect("our own");
+
+        let kept = disabled.patched(&json!({"webhook_disabled_at": null, "rate_limit": 5}), NOW).expect("right");
+        let set = disabled.patched(&json!({"webhook_url": "https://a.example/"}), NOW).expect("right");
+
+        let events = |config: &Config| config.settings(&Defaults::default()).webhook_events;
+        assert!(
+            events(&config).contains(WebhookEvent::RoomCreated) && !events(&config).contains(WebhookEvent::MessageNew)
+        );
+        assert_eq!(events(&disabled), WebhookEvents::NONE);
+        assert_eq!(events(&kept), WebhookEvents::NONE, "nobody sets that");
+        assert_eq!(kept.to_view(&Defaults::default())["webhook_disabled_at"], stored["webhook_disabled_at"]);
+        assert_eq!(events(&set), events(&config));
+    }
+
+    #[test]
     fn an_error_names_the_field_by_its_path() {
         let cases = [
             (json!([]), "config: expected an object"),
             (json!({"rate_limit": 0}), "config.rate_limit: expected a whole number from 1 to 1000000"),
             (json!({"presence": "yes"}), "config.presence: expected true or false"),
-            (json!({"webhook_url": "http://a.example"}), "config.webhook_url: expected an https URL"),
+            (json!({"webhook_url": "ftp://a.example"}), "config.webhook_url: expected an https URL"),
+            (
+                json!({"webhook_secret": "whsec_?"}),
+                "config.webhook_secret: expected 1 to 256 printable ASCII characters; base64 if it begins with whsec_",
+            ),
+            (
+                json!({"webhook_events": ["message.sent", "message.read"]}),
+                "config.webhook_events[1]: expected one of message.new, message.sent, message.edited, message.deleted, \
+                 room.created, room.updated, room.deleted, member.added, member.removed, presence.online, presence.offline",
+            ),
             (json!({"webhook_url": "https://a.example/\0"}), "config.webhook_url: expected an https URL"),
             (
                 json!({"allowed_origins": ["*", "https://*.example"]}),

@@ -122,6 +122,7 @@ macro_rules! id {
 id!(TenantId, "tenant_", "a tenant");
 id!(RoomId, "room_", "a room");
 id!(MessageId, "msg_", "a message");
+id!(EventId, "event_", "something that a tenant's endpoint is told");
 id!(RequestId, "req_", "a request");
 id!(ConnectionId, "conn_", "a WebSocket connection");
 id!(NodeId, "node_", "a running server");

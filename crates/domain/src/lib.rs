@@ -18,11 +18,13 @@ mod room;
 mod tenant;
 mod text;
 mod timestamp;
+mod view;
+mod webhook;
 
 pub use bucket::{Bucket, Rate, Verdict};
-pub use config::{Config, Defaults, Settings, WEBHOOK_EVENTS};
+pub use config::{Config, Defaults, Settings, WebhookSecrets};
 pub use fact::Fact;
-pub use id::{ConnectionId, InvalidId, KeyId, MessageId, NodeId, RequestId, RoomId, TenantId};
+pub use id::{ConnectionId, EventId, InvalidId, KeyId, MessageId, NodeId, RequestId, RoomId, TenantId};
 pub use message::{
     Advanced, Change, Content, HistoryQuery, Message, NewMessage, Order, Positions, Receipt, ReceiptKind,
 };
@@ -30,6 +32,8 @@ pub use room::{Listed, Member, NewRoom, Own, Place, Role, Room, RoomPatch, RoomT
 pub use tenant::{Grace, KeyInfo, Tenant, TenantKey, TenantPatch, TenantStatus};
 pub use text::{ClientMessageId, Json, Name, UserId};
 pub use timestamp::Timestamp;
+pub use view::{MessageView, RoomView};
+pub use webhook::{WebhookEvent, WebhookEvents, check_webhook_url, is_public, secret_bytes};
 
 /// A value from outside that breaks a rule of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

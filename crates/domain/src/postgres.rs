@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 use postgres_types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 use uuid::Uuid;
 
-use crate::{ClientMessageId, KeyId, MessageId, Name, NodeId, RoomId, TenantId, Timestamp, UserId};
+use crate::{ClientMessageId, EventId, KeyId, MessageId, Name, NodeId, RoomId, TenantId, Timestamp, UserId};
 
 type Failure = Box<dyn Error + Sync + Send>;
 
@@ -30,7 +30,7 @@ macro_rules! as_uuid {
         }
     )*};
 }
-as_uuid!(TenantId, RoomId, MessageId, NodeId);
+as_uuid!(TenantId, RoomId, MessageId, EventId, NodeId);
 
 macro_rules! as_text {
     ($($text:ty => $parse:expr),* $(,)?) => {$(

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use chatapi_auth::Verifier;
+use chatapi_delivery::Dispatcher;
 use chatapi_realtime::Hub;
 use chatapi_storage::Store;
 use ipnet::IpNet;
@@ -24,6 +25,8 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     /// What `/metrics` wants as `Authorization: Bearer`; absent, it is open.
     pub metrics_token: Option<SecretString>,
+    /// Whether a `webhook_url` may be anywhere, over plain http too: for development.
+    pub webhook_allow_private: bool,
 }
 
 /// The API over a store: what all requests share. One a process.
@@ -32,6 +35,7 @@ pub struct Api {
     pub(crate) store: Store,
     pub(crate) verifier: Verifier,
     pub(crate) hub: Hub,
+    pub(crate) dispatcher: Dispatcher,
     pub(crate) options: Options,
     pub(crate) router: Router,
     pub(crate) metrics: Metrics,
@@ -52,11 +56,19 @@ impl Api {
     /// The API over `store`, for those whom `verifier` lets in. Not ready before
     /// [`Api::set_ready`]. At `stop` its sockets are closed.
     #[must_use]
-    pub fn new(store: Store, verifier: Verifier, hub: Hub, options: Options, stop: CancellationToken) -> Self {
+    pub fn new(
+        store: Store,
+        verifier: Verifier,
+        hub: Hub,
+        dispatcher: Dispatcher,
+        options: Options,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             store,
             verifier,
             hub,
+            dispatcher,
             options,
             router: Router::new(),
             metrics: Metrics::new(),

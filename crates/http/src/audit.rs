@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use chatapi_auth::{Caller, Credential};
-use chatapi_domain::{KeyId, RequestId, TenantId};
+use chatapi_domain::{EventId, KeyId, RequestId, TenantId};
 use chatapi_storage::{AuditAction, AuditEntry};
 
 use crate::api::Api;
@@ -28,14 +28,16 @@ const fn action(route: Route) -> Option<AuditAction> {
         Route::UsageTotals | Route::UsageList => AuditAction::UsageList,
         Route::TenantsExport => AuditAction::TenantExport,
         Route::TenantsImport => AuditAction::TenantImport,
+        Route::DeadLettersList => AuditAction::DeadLetterList,
+        Route::DeadLettersRetry => AuditAction::DeadLetterRetry,
         _ => return None,
     })
 }
 
 /// Whether a request must be noted though it changes nothing: the operator's, where it was refused.
 const fn only_refused(route: Route) -> bool {
-    use Route::{AuditList, KeysList, TenantsGet, TenantsList, UsageList, UsageTotals};
-    matches!(route, TenantsList | TenantsGet | KeysList | AuditList | UsageTotals | UsageList)
+    use Route::{AuditList, DeadLettersList, KeysList, TenantsGet, TenantsList, UsageList, UsageTotals};
+    matches!(route, TenantsList | TenantsGet | KeysList | AuditList | UsageTotals | UsageList | DeadLettersList)
 }
 
 /// What is known of a request before it is answered; nothing of one that is not to be noted.
@@ -43,7 +45,7 @@ pub(crate) struct Asked {
     action: AuditAction,
     actor: String,
     tenant_id: Option<TenantId>,
-    target: Option<KeyId>,
+    target: Option<String>,
     address: IpAddr,
     request_id: String,
 }
@@ -71,9 +73,12 @@ impl Asked {
             (actor, Some(caller.tenant.tenant_id), named(0))
         } else {
             let actor = if allowed { "master" } else { "unknown" };
-            (actor.to_owned(), named(0).and_then(|id| id.parse().ok()), named(1))
+            // The path of a dead letter names no tenant.
+            let tenant = named(0).and_then(|id| id.parse().ok());
+            (actor.to_owned(), tenant, if tenant.is_some() { named(1) } else { named(0) })
         };
-        let target = key.and_then(|id| id.parse().ok());
+        let is_id = |id: &str| id.parse::<KeyId>().is_ok() || id.parse::<EventId>().is_ok();
+        let target = key.filter(|id| is_id(id)).map(str::to_owned);
         Some(Self { action, actor, tenant_id, target, address, request_id: request_id.to_owned() })
     }
 
@@ -90,9 +95,9 @@ impl Asked {
             return;
         }
         let now = clock::now().wall;
-        let (tenant, key) = result.ok().and_then(|reply| reply.subject.clone()).map_or((None, None), |made| {
-            let Subject { tenant_id, key_id } = made;
-            (Some(tenant_id), Some(key_id))
+        let (tenant, target) = result.ok().and_then(|reply| reply.subject.clone()).map_or((None, None), |made| {
+            let Subject { tenant_id, target } = made;
+            (Some(tenant_id), Some(target))
         });
         let entry = AuditEntry {
             entry_id: *RequestId::new(now).as_uuid(),
@@ -100,7 +105,7 @@ impl Asked {
             actor: self.actor,
             action: self.action.as_str().to_owned(),
             tenant_id: self.tenant_id.or(tenant),
-            target: key.or(self.target).map(|id| id.to_string()),
+            target: target.or(self.target),
             outcome: result.map_or_else(|error| error.kind().code(), |_| "ok").to_owned(),
             address: self.address.to_canonical().to_string(),
             request_id: self.request_id,

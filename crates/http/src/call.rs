@@ -66,9 +66,10 @@ impl Call {
         self.caller().map(|caller| &caller.settings)
     }
 
-    /// Everything that belongs to the tenant that asks.
+    /// Everything that belongs to the tenant that asks; what happens there is put into its outbox.
     pub(crate) fn store(&self) -> Result<TenantStore<'_>, ApiError> {
-        Ok(self.api.store.tenant(self.caller()?.tenant.tenant_id))
+        let caller = self.caller()?;
+        Ok(self.api.store.tenant(caller.tenant.tenant_id).announcing(caller.settings.webhook_events))
     }
 
     /// The messages of the tenant that asks, counted, and within its quota.

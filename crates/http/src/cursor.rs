@@ -5,7 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chatapi_domain::{KeyId, RoomId, TenantId, Timestamp, UserId};
+use chatapi_domain::{EventId, KeyId, RoomId, TenantId, Timestamp, UserId};
 use chatapi_storage::RoomCursor;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -77,6 +77,18 @@ impl Cursor for EntryCursor {
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Uuid::from_slice(bytes).ok().map(Self)
+    }
+}
+
+impl Cursor for EventId {
+    const KIND: u8 = b'd';
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.as_uuid().as_bytes().to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Uuid::from_slice(bytes).ok().map(Self::from_uuid)
     }
 }
 

@@ -194,6 +194,7 @@ async fn authenticate(
     facts: &mut Facts,
 ) -> Result<(), ApiError> {
     let headers = &parts.headers;
+    let access = access.shown(headers);
     // A header that is no text is a key that does not fit.
     let key = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let bearer = || key("authorization").and_then(bearer);
@@ -201,7 +202,7 @@ async fn authenticate(
     let backends_only = || ApiError::new(Kind::Forbidden, "A user token may not call this");
     let caller = match access {
         Access::Public => return Ok(()),
-        Access::Operator => {
+        Access::Operator | Access::OperatorOrBackend => {
             if let (None, Some(token)) = (key("x-master-key"), bearer()) {
                 Box::pin(api.verifier.user(token, from, now)).await.map_err(denied)?;
                 return Err(backends_only());

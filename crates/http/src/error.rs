@@ -135,7 +135,7 @@ impl ApiError {
     pub(crate) fn denied(denied: Denied, door: Access) -> Self {
         const OPERATOR: &str = "Invalid or missing X-Master-Key header";
         match (denied, door) {
-            (Denied::Missing | Denied::Invalid(_) | Denied::Gone, Access::Operator) => {
+            (Denied::Missing | Denied::Invalid(_) | Denied::Gone, Access::Operator | Access::OperatorOrBackend) => {
                 Self::new(Kind::Unauthorized, OPERATOR)
             }
             (Denied::Missing, Access::Public | Access::Backend | Access::Tenant | Access::Socket) => {

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chatapi_domain::access::Actor;
-use chatapi_domain::{RequestId, Timestamp};
-use chatapi_realtime::MessageView;
+use chatapi_domain::{MessageView, RequestId, Timestamp};
 use chatapi_storage::{Answer, Begun, Idempotency, Reservation};
 use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};

@@ -42,5 +42,5 @@ pub mod bench {
     pub use crate::body::{exceeds_depth, parse};
     pub use crate::route::Router;
     pub use crate::routes::messages::SendBody;
-    pub use chatapi_realtime::MessageView;
+    pub use chatapi_domain::MessageView;
 }

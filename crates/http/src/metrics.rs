@@ -63,6 +63,11 @@ pub(crate) struct Metrics {
     sockets_too_slow: Counter,
     tails: Gauge,
     tail_reads: Counter,
+    webhook_attempts: Counter,
+    webhook_failures: Counter,
+    webhook_dead_letters: Counter,
+    webhooks_under_way: Gauge,
+    webhook_tenants: Gauge,
     notices: Counter,
     nodes: Gauge,
     queue: Gauge,
@@ -105,6 +110,11 @@ impl Metrics {
             sockets_too_slow: Counter::default(),
             tails: Gauge::default(),
             tail_reads: Counter::default(),
+            webhook_attempts: Counter::default(),
+            webhook_failures: Counter::default(),
+            webhook_dead_letters: Counter::default(),
+            webhooks_under_way: Gauge::default(),
+            webhook_tenants: Gauge::default(),
             notices: Counter::default(),
             nodes: Gauge::default(),
             queue: Gauge::default(),
@@ -131,6 +141,15 @@ impl Metrics {
         registry.register("websocket_too_slow", "WebSockets closed because their queue was full", too_slow);
         registry.register("room_tails", "Rooms that somebody here follows", self.tails.clone());
         registry.register("room_tail_reads", "Times a room was read for those who follow it", self.tail_reads.clone());
+        registry.register("webhook_attempts", "Calls made to webhook endpoints", self.webhook_attempts.clone());
+        registry.register("webhook_failures", "Those that failed", self.webhook_failures.clone());
+        registry.register("webhook_dead_letters", "Webhooks given up", self.webhook_dead_letters.clone());
+        registry.register(
+            "webhooks_under_way",
+            "Calls to webhook endpoints under way",
+            self.webhooks_under_way.clone(),
+        );
+        registry.register("webhook_tenants", "Tenants whose webhooks are being sent", self.webhook_tenants.clone());
         registry.register("feed_notices", "Notices sent to other nodes", self.notices.clone());
         registry.register("nodes", "Nodes that serve this database", self.nodes.clone());
         registry.register("message_queue", "Messages waiting for a writer", self.queue.clone());
@@ -178,6 +197,12 @@ impl Metrics {
         self.tails.set(signed(hub.tails));
         self.tail_reads.inc_by(hub.reads.saturating_sub(self.tail_reads.get()));
         self.sockets_too_slow.inc_by(hub.too_slow.saturating_sub(self.sockets_too_slow.get()));
+        let dispatcher = api.dispatcher.status();
+        self.webhook_attempts.inc_by(dispatcher.attempts.saturating_sub(self.webhook_attempts.get()));
+        self.webhook_failures.inc_by(dispatcher.failures.saturating_sub(self.webhook_failures.get()));
+        self.webhook_dead_letters.inc_by(dispatcher.given_up.saturating_sub(self.webhook_dead_letters.get()));
+        self.webhooks_under_way.set(signed(dispatcher.under_way));
+        self.webhook_tenants.set(signed(dispatcher.tenants));
         let feed = api.store.feed();
         self.notices.inc_by(feed.notices().saturating_sub(self.notices.get()));
         self.nodes.set(signed(feed.nodes()));
@@ -189,11 +214,12 @@ impl Metrics {
 
     /// The few counters that are shown as JSON.
     pub(crate) fn to_json(&self, api: &Api) -> Value {
+        let dispatcher = api.dispatcher.status();
         json!({
             "active_connections": self.sockets.get(),
             "messages_sent": self.messages_sent.get(),
-            "delivery_attempts": 0,
-            "delivery_failures": 0,
+            "delivery_attempts": dispatcher.attempts,
+            "delivery_failures": dispatcher.failures,
             "broadcast_drops": api.hub.status().too_slow,
             "uptime_seconds": api.started.elapsed().as_secs(),
         })

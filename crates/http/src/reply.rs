@@ -1,7 +1,9 @@
 //! Answers.
 
+use std::fmt::Display;
+
 use bytes::Bytes;
-use chatapi_domain::{KeyId, TenantId};
+use chatapi_domain::TenantId;
 use chatapi_storage::{Answer, Export, Shows};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -21,11 +23,12 @@ pub(crate) enum ContentType {
     Lines,
 }
 
-/// A tenant and its key that were made.
+/// A tenant that was worked at, and what of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Subject {
     pub(crate) tenant_id: TenantId,
-    pub(crate) key_id: KeyId,
+    /// The id of a key or a dead letter.
+    pub(crate) target: String,
 }
 
 /// What a handler answers.
@@ -116,8 +119,8 @@ impl Reply {
     }
 
     /// Says what was made, for the audit log.
-    pub(crate) fn about(mut self, tenant_id: TenantId, key_id: &KeyId) -> Self {
-        self.subject = Some(Subject { tenant_id, key_id: key_id.clone() });
+    pub(crate) fn about(mut self, tenant_id: TenantId, target: impl Display) -> Self {
+        self.subject = Some(Subject { tenant_id, target: target.to_string() });
         self
     }
 

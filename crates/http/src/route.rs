@@ -1,6 +1,6 @@
 //! The table of routes. It feeds dispatch, `405`, metric labels and the tests.
 
-use hyper::Method;
+use hyper::{HeaderMap, Method};
 use matchit::{Match, Router as Tree};
 
 /// Who may call a route.
@@ -10,6 +10,8 @@ pub enum Access {
     Public,
     /// The operator, with `X-Master-Key`.
     Operator,
+    /// The operator, or a tenant's backend about its own.
+    OperatorOrBackend,
     /// A tenant's backend, with `X-API-Key`.
     Backend,
     /// A tenant's backend, or one of its users, with a token.
@@ -59,6 +61,8 @@ routes! {
     TenantsDelete   "DELETE" "/admin/tenants/{tenant_id}"                 Operator;
     TenantsExport   "GET"    "/admin/tenants/{tenant_id}/export"          Operator;
     TenantsImport   "POST"   "/admin/tenants/import"                      Operator;
+    DeadLettersList "GET"    "/admin/dead-letters"                        OperatorOrBackend;
+    DeadLettersRetry "POST"  "/admin/dead-letters/{event_id}/retry"       OperatorOrBackend;
     AuditList       "GET"    "/admin/audit-log"                           Operator;
     UsageTotals     "GET"    "/admin/usage"                               Operator;
     UsageList       "GET"    "/admin/tenants/{tenant_id}/usage"           Operator;
@@ -69,6 +73,7 @@ routes! {
 
     TenantGet       "GET"    "/tenant"                                    Backend;
     TenantUpdate    "PATCH"  "/tenant"                                    Backend;
+    WebhookTest     "POST"   "/tenant/webhook/test"                       Backend;
     OwnUsageList    "GET"    "/tenant/usage"                              Backend;
     OwnKeysList     "GET"    "/tenant/keys"                               Backend;
     OwnKeysCreate   "POST"   "/tenant/keys"                               Backend;
@@ -100,6 +105,19 @@ routes! {
 
     SocketTicket    "POST"   "/ws/token"                                  Tenant;
     Socket          "GET"    "/ws"                                        Socket;
+}
+
+impl Access {
+    /// Who asks where either may: the tenant's backend if it shows its key and no other.
+    pub(crate) fn shown(self, headers: &HeaderMap) -> Self {
+        match self {
+            Self::OperatorOrBackend if headers.contains_key("x-api-key") && !headers.contains_key("x-master-key") => {
+                Self::Backend
+            }
+            Self::OperatorOrBackend => Self::Operator,
+            other => other,
+        }
+    }
 }
 
 impl Route {

@@ -1,6 +1,7 @@
 //! What each route does: one line each, one file a noun.
 
 mod audit;
+mod dead_letters;
 mod keys;
 mod members;
 pub(crate) mod messages;
@@ -12,6 +13,7 @@ mod tenants;
 mod tokens;
 mod transfer;
 mod usage;
+mod webhook;
 
 use serde::{Deserialize, Deserializer};
 
@@ -35,6 +37,9 @@ pub(crate) async fn handle(route: Route, call: Call) -> Result<Reply, ApiError> 
         Route::TenantsDelete => tenants::delete(call).await,
         Route::TenantsExport => Box::pin(transfer::export(call)).await,
         Route::TenantsImport => Box::pin(transfer::import(call)).await,
+        Route::DeadLettersList => Box::pin(dead_letters::list(call)).await,
+        Route::DeadLettersRetry => Box::pin(dead_letters::retry(call)).await,
+        Route::WebhookTest => Box::pin(webhook::test(call)).await,
         Route::AuditList => audit::list(call).await,
         Route::UsageTotals => Box::pin(usage::totals(call)).await,
         Route::UsageList | Route::OwnUsageList => Box::pin(usage::list(call)).await,

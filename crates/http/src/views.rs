@@ -3,10 +3,9 @@
 use std::fmt;
 
 use chatapi_domain::{
-    Change, Defaults, KeyId, KeyInfo, Listed, Member, Name, Positions, Receipt, RoomId, Tenant, TenantId, Timestamp,
-    UserId,
+    Change, Defaults, KeyId, KeyInfo, Listed, Member, MessageView, Name, Positions, Receipt, RoomId, RoomView, Tenant,
+    TenantId, Timestamp, UserId,
 };
-use chatapi_realtime::{MessageView, RoomView};
 use chatapi_storage::{Counts, Imported};
 use serde::Serialize;
 use serde_json::Value;

@@ -3,10 +3,8 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use chatapi_domain::{Change, Message, MessageId, ReceiptKind, Role, Room, RoomId, UserId};
+use chatapi_domain::{Change, Message, MessageId, MessageView, ReceiptKind, Role, Room, RoomId, RoomView, UserId};
 use serde::Serialize;
-
-use crate::views::{MessageView, RoomView};
 
 /// What a session takes out of its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]

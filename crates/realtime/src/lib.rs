@@ -23,11 +23,9 @@ mod session;
 mod sync;
 mod tail;
 mod typing;
-mod views;
 
 pub use event::Outgoing;
 pub use hub::{Hub, HubStatus, LimitReached, Limits};
 pub use mailbox::Stop;
 pub use session::Session;
 pub use sync::{Answer, Fetch, Since, Step, Sync, Wanted};
-pub use views::{MessageView, RoomView};

@@ -43,6 +43,10 @@ pub enum AuditAction {
     AuditList,
     /// What tenants used is read.
     UsageList,
+    /// What endpoints could not be told is read.
+    DeadLetterList,
+    /// A dead letter is tried again.
+    DeadLetterRetry,
 }
 
 impl AuditAction {
@@ -63,6 +67,8 @@ impl AuditAction {
             Self::KeyList => "key.list",
             Self::AuditList => "audit.list",
             Self::UsageList => "usage.list",
+            Self::DeadLetterList => "dead_letter.list",
+            Self::DeadLetterRetry => "dead_letter.retry",
         }
     }
 }
@@ -81,7 +87,7 @@ pub struct AuditEntry {
     pub action: String,
     /// The tenant it was about, as far as that is known.
     pub tenant_id: Option<TenantId>,
-    /// What of the tenant's it was about: a key's id.
+    /// What of the tenant's it was about: the id of a key or of a dead letter.
     pub target: Option<String>,
     /// `ok`, or the error that was answered.
     pub outcome: String,

@@ -81,7 +81,9 @@ const HIDE_ROOM: &str = "
 
 /// What a tenant has beside its rooms, in steps. Its keys go last but itself: as long as they are
 /// there, they are refused by name.
-const REST: [&str; 7] = [
+const REST: [&str; 9] = [
+    "delete from outbox where ctid = any (array(select ctid from outbox where tenant_id = $1 limit $2))",
+    "delete from deliveries where ctid = any (array(select ctid from deliveries where tenant_id = $1 limit $2))",
     "delete from idempotency_keys where ctid = any (array(
         select ctid from idempotency_keys where tenant_id = $1 limit $2))",
     "delete from presence where ctid = any (array(select ctid from presence where tenant_id = $1 limit $2))",

@@ -18,7 +18,7 @@
 mod listener;
 mod notice;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,6 +37,9 @@ const BACKLOG: usize = 4096;
 
 /// Passing facts that wait to be told to other nodes. Further ones push out the oldest.
 const MAX_PASSING: usize = 4096;
+
+/// Tenants whose outboxes were filled, for whoever empties them. Further ones are found by looking.
+const MAX_FILLED: usize = 10_000;
 
 /// What a node is told.
 #[derive(Debug, Clone)]
@@ -101,6 +104,8 @@ struct Shared {
     notices: AtomicU64,
     pending: Mutex<Pending>,
     wake: Notify,
+    filled: Mutex<HashSet<TenantId>>,
+    wake_delivery: Notify,
 }
 
 /// What the next notices will tell.
@@ -176,6 +181,8 @@ impl Feed {
             notices: AtomicU64::new(0),
             pending: Mutex::default(),
             wake: Notify::new(),
+            filled: Mutex::default(),
+            wake_delivery: Notify::new(),
         };
         Self { shared: Arc::new(shared), db }
     }
@@ -254,6 +261,27 @@ impl Feed {
             self.shared.wake.notify_one();
         }
         self.publish(Signal::Fact { tenant_id, fact });
+    }
+
+    /// Waits until this node has put something into outboxes, and says of which tenants. A hint: of
+    /// what other nodes put in it says nothing.
+    pub async fn filled_outboxes(&self) -> Vec<TenantId> {
+        self.shared.wake_delivery.notified().await;
+        self.filled().drain().collect()
+    }
+
+    /// Says that something durable is in a tenant's outbox.
+    pub(crate) fn outbox_filled(&self, tenant: TenantId) {
+        let mut filled = self.filled();
+        if filled.len() < MAX_FILLED {
+            filled.insert(tenant);
+        }
+        drop(filled);
+        self.shared.wake_delivery.notify_one();
+    }
+
+    fn filled(&self) -> MutexGuard<'_, HashSet<TenantId>> {
+        self.shared.filled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands over messages that are durable now.

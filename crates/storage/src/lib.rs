@@ -2,8 +2,8 @@
 //!
 //! Start at [`Store::connect`] and [`Store::tenant`]. A repository of rooms, members, messages or
 //! receipts can only be had from a [`TenantStore`]: that no query forgets its tenant is a matter
-//! of types, not of habit. Only [`Tenants`], [`Keys`], [`Transfer`], the [`Feed`] and the background work see more
-//! than one tenant. Nothing here knows of HTTP, and no type of the driver leaves this crate.
+//! of types, not of habit. Only [`Tenants`], [`Keys`], [`Transfer`], [`Deliveries`], the [`Feed`] and the background work see
+//! more than one tenant. Nothing here knows of HTTP, and no type of the driver leaves this crate.
 //!
 //! Acknowledged means durable: a method that returns `Ok` has committed.
 //!
@@ -13,6 +13,8 @@
 mod audit;
 mod connect;
 mod db;
+mod dead_letters;
+mod deliveries;
 mod erasure;
 mod error;
 mod feed;
@@ -24,6 +26,7 @@ mod messages;
 mod meter;
 mod migrate;
 mod nodes;
+mod outbox;
 mod presence;
 mod quota;
 mod receipts;
@@ -41,6 +44,8 @@ mod writer;
 pub use audit::{Audit, AuditAction, AuditEntry};
 pub use connect::{Connector, InvalidUrl};
 pub use db::{PoolStatus, Work, measured};
+pub use dead_letters::{DeadLetter, DeadLetters};
+pub use deliveries::{Deliveries, Delivery, Failure};
 pub use error::Error;
 pub use feed::{Feed, Position, Signal, Subscription, Told};
 pub use idempotency::{Answer, Begun, Idempotency, Reservation, Shows};

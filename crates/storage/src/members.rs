@@ -1,10 +1,11 @@
 //! Members of one tenant's rooms.
 
 use chatapi_domain::access::Actor;
-use chatapi_domain::{Fact, Member, Role, Room, RoomId, TenantId, Timestamp, UserId};
+use chatapi_domain::{Fact, Member, Role, Room, RoomId, TenantId, Timestamp, UserId, WebhookEvent};
 
 use crate::db::{Db, Tx};
 use crate::feed::tell_in;
+use crate::outbox::Outbox;
 use crate::rooms::{Locked, lock};
 use crate::row::{self, get, room_columns, visible_room, word};
 use crate::{Error, Result};
@@ -13,6 +14,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy)]
 pub struct Members<'a> {
     pub(crate) db: &'a Db,
+    pub(crate) outbox: Outbox<'a>,
     pub(crate) tenant: TenantId,
 }
 
@@ -96,7 +98,9 @@ impl Members<'_> {
         let locked = lock(&tx, self.tenant, room, actor).await?;
         locked.standing.change_members()?;
         self.enter(&tx, room, &locked, users, role, max_members, now).await?;
-        tx.commit().await
+        tx.commit().await?;
+        self.outbox.filled(WebhookEvent::MemberAdded);
+        Ok(())
     }
 
     /// Makes the user a member of a channel; a member stays one.
@@ -114,6 +118,7 @@ impl Members<'_> {
         let users = std::slice::from_ref(user);
         let joined = self.enter(&tx, room, &locked, users, Role::Member, max_members, now).await?;
         tx.commit().await?;
+        self.outbox.filled(WebhookEvent::MemberAdded);
         Ok(joined)
     }
 
@@ -155,7 +160,11 @@ impl Members<'_> {
         tx.execute(REMOVE, &[&self.tenant, &room, user]).await?;
         self.count(&tx, room, -1, now).await?;
         tell_in(&tx, self.tenant, &[Fact::MemberRemoved { room_id: room, user_id: user.clone() }]).await?;
-        tx.commit().await
+        let removed = std::slice::from_ref(user);
+        self.outbox.put_users_in(&tx, WebhookEvent::MemberRemoved, room, removed, None, now).await?;
+        tx.commit().await?;
+        self.outbox.filled(WebhookEvent::MemberRemoved);
+        Ok(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of two methods that have them all")]
@@ -182,6 +191,7 @@ impl Members<'_> {
         let (last_seq, last_change) = (locked.last_seq, locked.last_change);
         let fact = |user_ids| Fact::MembersAdded { room_id: room, user_ids, role, last_seq, last_change };
         tell_in(tx, self.tenant, &Fact::each_of(&entered, fact)).await?;
+        self.outbox.put_users_in(tx, WebhookEvent::MemberAdded, room, &entered, Some(role), now).await?;
         self.count(tx, room, added, now).await
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chatapi_domain::access::Actor;
 use chatapi_domain::{
     Change, Content, HistoryQuery, Json, Message, MessageId, NewMessage, Order, RoomId, TenantId, Timestamp, UserId,
+    WebhookEvent,
 };
 use tokio_postgres::Row;
 
@@ -13,6 +14,7 @@ use crate::db::Db;
 use crate::feed::Feed;
 use crate::looks::Extent;
 use crate::meter::Meter;
+use crate::outbox::{Outbox, outbox_of_messages};
 use crate::quota::{self, Reserved};
 use crate::rooms::standing;
 use crate::row::{self, get, message_columns, visible_room};
@@ -25,6 +27,7 @@ pub struct Messages<'a> {
     pub(crate) db: &'a Db,
     pub(crate) writer: &'a Writer,
     pub(crate) feed: &'a Feed,
+    pub(crate) outbox: Outbox<'a>,
     pub(crate) tenant: TenantId,
     /// What counts what is sent, and the quota in force.
     pub(crate) metered: Option<(&'a Arc<Meter>, Option<u64>)>,
@@ -87,7 +90,7 @@ const GET: &str = concat!(
 /// The room's row lock orders changes, so their numbers become visible in order. A message that
 /// was deleted meanwhile is not changed, and costs no number.
 macro_rules! change {
-    ($set:literal, $columns:expr) => {
+    ($set:literal, $columns:expr, $event:literal if $announced:literal) => {
         concat!(
             "with room as materialized (
                 select last_change + 1 as change from rooms
@@ -102,18 +105,26 @@ macro_rules! change {
             ", m.change),
             counted as (
                 update rooms r set last_change = changed.change from changed
-                 where r.tenant_id = $1 and r.room_id = $2)
-            select * from changed"
+                 where r.tenant_id = $1 and r.room_id = $2),
+            told as (",
+            outbox_of_messages!(),
+            "select $1, new_id(), '",
+            $event,
+            "', $2, $3, clock_timestamp() from changed where ",
+            $announced,
+            ") select * from changed"
         )
     };
 }
 
 const EDIT: &str = change!(
     "content = $4, meta = case when $5 then $6::text::json else m.meta end, edited_at = $7",
-    message_columns!()
+    message_columns!(),
+    "message.edited" if "$8"
 );
 
-const ERASE: &str = change!("content = '', meta = null, deleted_at = $4", message_columns!());
+const ERASE: &str =
+    change!("content = '', meta = null, deleted_at = $4", message_columns!(), "message.deleted" if "$5");
 
 const ERASE_ANSWERS: &str = "update idempotency_keys set body = null where tenant_id = $1 and message_id = $2";
 
@@ -142,7 +153,7 @@ impl<'a> Messages<'a> {
             Ok(reserved) => reserved,
             Err(refused) => return self.refuse(&new, refused).await,
         };
-        let appended = self.writer.append(self.tenant, new).await;
+        let appended = self.writer.append(self.tenant, new, self.outbox.events).await;
         self.count(reserved, &appended);
         appended
     }
@@ -161,7 +172,7 @@ impl<'a> Messages<'a> {
                 Err(refused) => results.push(Some(self.refuse(&new, refused).await)),
             }
         }
-        let appended = self.writer.append_all(self.tenant, allowed).await;
+        let appended = self.writer.append_all(self.tenant, allowed, self.outbox.events).await;
         let mut stored = appended.into_iter().zip(reservations).map(|(appended, reserved)| {
             self.count(reserved, &appended);
             appended
@@ -266,11 +277,24 @@ impl<'a> Messages<'a> {
         let new_meta = meta.and_then(Option::as_ref).map(Json::as_str);
         let edited = self
             .db
-            .query_opt(EDIT, &[&self.tenant, &room, &message, &content.as_str(), &meta.is_some(), &new_meta, &now])
+            .query_opt(
+                EDIT,
+                &[
+                    &self.tenant,
+                    &room,
+                    &message,
+                    &content.as_str(),
+                    &meta.is_some(),
+                    &new_meta,
+                    &now,
+                    &self.outbox.wants(WebhookEvent::MessageEdited),
+                ],
+            )
             .await?;
         let edited = edited.as_ref().map(changed).transpose()?;
         let edited = edited.ok_or(Error::Conflict("A deleted message cannot be edited"))?;
         self.feed.changed(self.tenant, &edited);
+        self.outbox.filled(WebhookEvent::MessageEdited);
         Ok(edited.message)
     }
 
@@ -289,12 +313,14 @@ impl<'a> Messages<'a> {
         }
         let mut client = self.db.client().await?;
         let tx = client.begin().await?;
-        let gone = tx.query_opt(ERASE, &[&self.tenant, &room, &message, &now]).await?;
+        let announced = self.outbox.wants(WebhookEvent::MessageDeleted);
+        let gone = tx.query_opt(ERASE, &[&self.tenant, &room, &message, &now, &announced]).await?;
         // A statement of its own: it must see an answer that was stored while the first waited.
         tx.execute(ERASE_ANSWERS, &[&self.tenant, &message]).await?;
         tx.commit().await?;
         if let Some(row) = &gone {
             self.feed.changed(self.tenant, &changed(row)?);
+            self.outbox.filled(WebhookEvent::MessageDeleted);
         }
         Ok(())
     }

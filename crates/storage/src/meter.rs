@@ -43,6 +43,7 @@ struct Counts {
     rate_limited: AtomicI64,
     message_bytes: AtomicI64,
     events_delivered: AtomicI64,
+    webhook_attempts: AtomicI64,
 }
 
 /// Users to be noted as active, and the hashes of those that were, in this hour.
@@ -90,6 +91,11 @@ impl Meter {
         self.counts.events_delivered.fetch_add(i64::try_from(events).unwrap_or(i64::MAX), Relaxed);
     }
 
+    /// An attempt to deliver a webhook was made.
+    pub fn webhook_attempted(&self) {
+        self.counts.webhook_attempts.fetch_add(1, Relaxed);
+    }
+
     /// A WebSocket is open as long as this value lives.
     #[must_use]
     pub fn connection(self: &Arc<Self>) -> OpenConnection {
@@ -111,16 +117,17 @@ impl Meter {
             rate_limited: self.counts.rate_limited.swap(0, Relaxed),
             message_bytes: self.counts.message_bytes.swap(0, Relaxed),
             events_delivered: self.counts.events_delivered.swap(0, Relaxed),
+            webhook_attempts: self.counts.webhook_attempts.swap(0, Relaxed),
             peak: self.peak.swap(open, Relaxed).max(open),
         };
-        let counted = taken.requests + taken.rate_limited + taken.message_bytes + taken.events_delivered + taken.peak;
-        (counted > 0).then_some(taken)
+        let messages = taken.message_bytes + taken.events_delivered + taken.webhook_attempts;
+        (taken.requests + taken.rate_limited + messages + taken.peak > 0).then_some(taken)
     }
 
     /// Whether something is still to be added, or will be.
     fn is_in_use(&self) -> bool {
-        let Counts { requests, rate_limited, message_bytes, events_delivered } = &self.counts;
-        let counters = [requests, rate_limited, message_bytes, events_delivered, &self.connections];
+        let Counts { requests, rate_limited, message_bytes, events_delivered, webhook_attempts } = &self.counts;
+        let counters = [requests, rate_limited, message_bytes, events_delivered, webhook_attempts, &self.connections];
         counters.iter().any(|counter| counter.load(Relaxed) > 0) || !self.users().new.is_empty()
     }
 
@@ -130,6 +137,7 @@ impl Meter {
         self.counts.rate_limited.fetch_add(taken.rate_limited, Relaxed);
         self.counts.message_bytes.fetch_add(taken.message_bytes, Relaxed);
         self.counts.events_delivered.fetch_add(taken.events_delivered, Relaxed);
+        self.counts.webhook_attempts.fetch_add(taken.webhook_attempts, Relaxed);
         self.peak.fetch_max(taken.peak, Relaxed);
     }
 }
@@ -150,6 +158,7 @@ struct Taken {
     rate_limited: i64,
     message_bytes: i64,
     events_delivered: i64,
+    webhook_attempts: i64,
     peak: i64,
 }
 
@@ -159,15 +168,16 @@ pub(crate) struct Meters(Mutex<HashMap<TenantId, Arc<Meter>>>);
 
 const ADD: &str = "
     insert into usage (tenant_id, hour, node_id, requests, rate_limited, message_bytes, events_delivered,
-                       peak_connections)
-    select tenant_id, date_bin('1 hour', now(), 'epoch'), $1, requests, rate_limited, bytes, events, peak
-      from unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-           as t (tenant_id, requests, rate_limited, bytes, events, peak)
+                       webhook_attempts, peak_connections)
+    select tenant_id, date_bin('1 hour', now(), 'epoch'), $1, requests, rate_limited, bytes, events, webhooks, peak
+      from unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+           as t (tenant_id, requests, rate_limited, bytes, events, webhooks, peak)
         on conflict (tenant_id, hour, node_id) do update
        set requests = usage.requests + excluded.requests,
            rate_limited = usage.rate_limited + excluded.rate_limited,
            message_bytes = usage.message_bytes + excluded.message_bytes,
            events_delivered = usage.events_delivered + excluded.events_delivered,
+           webhook_attempts = usage.webhook_attempts + excluded.webhook_attempts,
            peak_connections = greatest(usage.peak_connections, excluded.peak_connections)";
 
 /// In one order, because other nodes note the same users. A tenant that is gone has none.
@@ -226,8 +236,8 @@ async fn add(db: &Db, node: NodeId, meters: &[Arc<Meter>]) -> Result<()> {
     let tenants: Vec<TenantId> = taken.iter().map(|(_, taken)| taken.tenant_id).collect();
     let (requests, limited) = (column(|taken| taken.requests), column(|taken| taken.rate_limited));
     let (bytes, events) = (column(|taken| taken.message_bytes), column(|taken| taken.events_delivered));
-    let peaks = column(|taken| taken.peak);
-    let added = db.execute(ADD, &[&node, &tenants, &requests, &limited, &bytes, &events, &peaks]).await;
+    let (webhooks, peaks) = (column(|taken| taken.webhook_attempts), column(|taken| taken.peak));
+    let added = db.execute(ADD, &[&node, &tenants, &requests, &limited, &bytes, &events, &webhooks, &peaks]).await;
     if added.is_err() {
         for (meter, taken) in &taken {
             meter.put_back(taken);

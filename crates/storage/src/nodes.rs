@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chatapi_domain::{Fact, NodeId, TenantId, UserId};
+use chatapi_domain::{Fact, NodeId, TenantId, UserId, WebhookEvent};
 
 use crate::Result;
 use crate::db::Db;
+use crate::outbox::put_presence_in;
 use crate::row::get;
 
 /// How often a node shows that it is alive.
@@ -112,7 +113,7 @@ pub(crate) async fn bury(db: &Db, own: NodeId) -> Result<Vec<(TenantId, Fact)>> 
             if users.is_empty() {
                 break;
             }
-            facts.extend(as_facts(&change(db, dead, &users, GO).await?, false));
+            facts.extend(as_facts(&change(db, dead, &users, false).await?, false));
         }
         db.execute(FORGET, &[&dead]).await?;
     }
@@ -123,7 +124,11 @@ fn user(row: &tokio_postgres::Row) -> Result<TenantUser> {
     Ok((get(row, "tenant_id")?, get(row, "user_id")?))
 }
 
-async fn change(db: &Db, node: NodeId, users: &[TenantUser], sql: &'static str) -> Result<Vec<TenantUser>> {
+/// Notes that users came to a node, or went; those of them for whom that changes whether they are
+/// online anywhere.
+async fn change(db: &Db, node: NodeId, users: &[TenantUser], online: bool) -> Result<Vec<TenantUser>> {
+    let (sql, event) =
+        if online { (ARRIVE, WebhookEvent::PresenceOnline) } else { (GO, WebhookEvent::PresenceOffline) };
     let mut sorted = users.to_vec();
     sorted.sort();
     sorted.dedup();
@@ -134,10 +139,12 @@ async fn change(db: &Db, node: NodeId, users: &[TenantUser], sql: &'static str) 
         let tx = client.begin().await?;
         tx.execute(MARK, &[&tenants, &ids]).await?;
         let rows = tx.query(sql, &[&tenants, &ids, &node]).await?;
-        tx.commit().await?;
-        for row in &rows {
-            changed.push(user(row)?);
+        let of_step = rows.iter().map(user).collect::<Result<Vec<_>>>()?;
+        if !of_step.is_empty() {
+            put_presence_in(&tx, &of_step, event).await?;
         }
+        tx.commit().await?;
+        changed.extend(of_step);
     }
     Ok(changed)
 }
@@ -170,7 +177,7 @@ impl Node<'_> {
     ///
     /// [`Error`](crate::Error) if the database fails.
     pub async fn arrive(&self, users: &[TenantUser]) -> Result<Vec<(TenantId, Fact)>> {
-        Ok(as_facts(&change(self.db, self.node_id, users, ARRIVE).await?, true))
+        Ok(as_facts(&change(self.db, self.node_id, users, true).await?, true))
     }
 
     /// Notes that these users are connected here no more. What is to be told: those who are
@@ -180,6 +187,6 @@ impl Node<'_> {
     ///
     /// [`Error`](crate::Error) if the database fails.
     pub async fn go(&self, users: &[TenantUser]) -> Result<Vec<(TenantId, Fact)>> {
-        Ok(as_facts(&change(self.db, self.node_id, users, GO).await?, false))
+        Ok(as_facts(&change(self.db, self.node_id, users, false).await?, false))
     }
 }

@@ -3,12 +3,14 @@
 use chatapi_domain::access::{Actor, Standing};
 use chatapi_domain::{
     Fact, Listed, NewRoom, Own, Place, Role, Room, RoomId, RoomPatch, RoomType, TenantId, Timestamp, UserId,
+    WebhookEvent,
 };
 use tokio_postgres::Row;
 
 use crate::db::{Db, Tx};
 use crate::feed::{notices, tell_in};
 use crate::looks::{Extent, Looks};
+use crate::outbox::Outbox;
 use crate::row::{self, get, message_columns, room_columns, visible_room, word};
 use crate::{Error, Result};
 
@@ -17,6 +19,7 @@ use crate::{Error, Result};
 pub struct Rooms<'a> {
     pub(crate) db: &'a Db,
     pub(crate) looks: &'a Looks,
+    pub(crate) outbox: Outbox<'a>,
     pub(crate) tenant: TenantId,
 }
 
@@ -37,7 +40,10 @@ const CREATE: &str = concat!(
         on conflict do nothing returning *),
     members as (
         insert into room_members (tenant_id, user_id, room_id, role, joined_at, receipt_at)
-        select $1, m.user_id, $2, m.role, $9, $9 from r, unnest($11::text[], $12::text[]) as m (user_id, role))
+        select $1, m.user_id, $2, m.role, $9, $9 from r, unnest($11::text[], $12::text[]) as m (user_id, role)),
+    told as (
+        insert into outbox (tenant_id, event_id, event, room_id, at)
+        select $1, new_id(), 'room.created', $2, $9 from r where $14)
     select ",
     room_columns!(),
     ", (select count(pg_notify('chatapi', p)) from unnest($13::text[]) p) from r"
@@ -167,6 +173,7 @@ impl Rooms<'_> {
         let named: Vec<UserId> = users.iter().map(|user| (*user).clone()).collect();
         let told = Fact::each_of(&named, |user_ids| Fact::RoomCreated { room_id, user_ids });
         let told = notices(self.tenant, &told)?;
+        let announced = self.outbox.wants(WebhookEvent::RoomCreated);
         // Again only if what stood in the way was deleted between the two statements.
         for _ in 0..3 {
             let made = self
@@ -187,10 +194,12 @@ impl Rooms<'_> {
                         &users,
                         &roles,
                         &told,
+                        &announced,
                     ],
                 )
                 .await?;
             if let Some(row) = made {
+                self.outbox.filled(WebhookEvent::RoomCreated);
                 return Ok((row::room(&row)?, true));
             }
             if let Some(row) = self.db.query_opt(EXISTING, &[&self.tenant, &room_id, &key]).await? {
@@ -280,7 +289,9 @@ impl Rooms<'_> {
             .await?
             .ok_or(Error::NotFound("Room"))?;
         tell_in(&tx, self.tenant, &[Fact::RoomUpdated { room_id: room }]).await?;
+        self.outbox.put_in(&tx, WebhookEvent::RoomUpdated, room, now).await?;
         tx.commit().await?;
+        self.outbox.filled(WebhookEvent::RoomUpdated);
         row::room(&row)
     }
 
@@ -290,7 +301,7 @@ impl Rooms<'_> {
     /// # Errors
     ///
     /// [`Error::NotFound`] and [`Error::Forbidden`] as the room's rules say.
-    pub async fn delete(&self, room: RoomId, actor: &Actor) -> Result<()> {
+    pub async fn delete(&self, room: RoomId, actor: &Actor, now: Timestamp) -> Result<()> {
         let mut client = self.db.client().await?;
         let tx = client.begin().await?;
         lock(&tx, self.tenant, room, actor).await?.standing.delete()?;
@@ -298,7 +309,9 @@ impl Rooms<'_> {
         tx.execute(BEGIN_ERASURE, &[&self.tenant, &room]).await?;
         tx.execute(ERASE_ANSWERS, &[&self.tenant, &room]).await?;
         tell_in(&tx, self.tenant, &[Fact::RoomDeleted { room_id: room }]).await?;
+        self.outbox.put_in(&tx, WebhookEvent::RoomDeleted, room, now).await?;
         tx.commit().await?;
+        self.outbox.filled(WebhookEvent::RoomDeleted);
         Ok(())
     }
 }

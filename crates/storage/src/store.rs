@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use chatapi_domain::{NodeId, TenantId, Timestamp};
+use chatapi_domain::{NodeId, TenantId, Timestamp, WebhookEvents};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::db::Db;
 use crate::looks::Looks;
 use crate::meter::{Meters, keep_adding};
+use crate::outbox::Outbox;
 use crate::transfer::Gates;
 use crate::writer::Writer;
 use crate::{
-    Audit, Connector, Error, Feed, Idempotency, Keys, Members, Messages, Meter, Node, PoolStatus, Presence,
-    QueueStatus, Receipts, Result, Rooms, Schema, Tenants, Tokens, Transfer, UsageLog, feed, migrate, sweeper,
+    Audit, Connector, DeadLetters, Deliveries, Error, Feed, Idempotency, Keys, Members, Messages, Meter, Node,
+    PoolStatus, Presence, QueueStatus, Receipts, Result, Rooms, Schema, Tenants, Tokens, Transfer, UsageLog, feed,
+    migrate, sweeper,
 };
 
 /// How many connections a store keeps.
@@ -114,7 +116,7 @@ impl Store {
     /// Everything that belongs to one tenant.
     #[must_use]
     pub fn tenant(&self, tenant: TenantId) -> TenantStore<'_> {
-        TenantStore { store: self, tenant }
+        TenantStore { store: self, tenant, events: WebhookEvents::NONE }
     }
 
     /// The tenants themselves: for the operator.
@@ -145,6 +147,18 @@ impl Store {
     #[must_use]
     pub fn audit(&self) -> Audit<'_> {
         Audit { db: &self.db }
+    }
+
+    /// What is to be told to the tenants' endpoints.
+    #[must_use]
+    pub fn deliveries(&self) -> Deliveries<'_> {
+        Deliveries { db: &self.db }
+    }
+
+    /// What the endpoints could not be told, of all tenants: for the operator.
+    #[must_use]
+    pub fn dead_letters(&self) -> DeadLetters<'_> {
+        DeadLetters { db: &self.db, feed: &self.feed, tenant: None }
     }
 
     /// Whole tenants, out and in.
@@ -224,26 +238,39 @@ impl Store {
 pub struct TenantStore<'a> {
     store: &'a Store,
     tenant: TenantId,
+    events: WebhookEvents,
 }
 
 impl<'a> TenantStore<'a> {
+    /// Puts into the outbox what happens of these events, for the tenant's endpoint to be told.
+    #[must_use]
+    pub fn announcing(mut self, events: WebhookEvents) -> Self {
+        self.events = events;
+        self
+    }
+
+    fn outbox(self) -> Outbox<'a> {
+        Outbox { feed: &self.store.feed, tenant: self.tenant, events: self.events }
+    }
+
     /// Its rooms.
     #[must_use]
     pub fn rooms(self) -> Rooms<'a> {
-        Rooms { db: &self.store.db, looks: &self.store.looks, tenant: self.tenant }
+        let Store { db, looks, .. } = self.store;
+        Rooms { db, looks, outbox: self.outbox(), tenant: self.tenant }
     }
 
     /// The members of its rooms.
     #[must_use]
     pub fn members(self) -> Members<'a> {
-        Members { db: &self.store.db, tenant: self.tenant }
+        Members { db: &self.store.db, outbox: self.outbox(), tenant: self.tenant }
     }
 
     /// The messages of its rooms.
     #[must_use]
     pub fn messages(self) -> Messages<'a> {
         let Store { db, writer, feed, .. } = self.store;
-        Messages { db, writer, feed, tenant: self.tenant, metered: None }
+        Messages { db, writer, feed, outbox: self.outbox(), tenant: self.tenant, metered: None }
     }
 
     /// How far the members of its rooms are.
@@ -256,6 +283,12 @@ impl<'a> TenantStore<'a> {
     #[must_use]
     pub fn presence(self) -> Presence<'a> {
         Presence { db: &self.store.db, tenant: self.tenant }
+    }
+
+    /// What its endpoint could not be told.
+    #[must_use]
+    pub fn dead_letters(self) -> DeadLetters<'a> {
+        DeadLetters { db: &self.store.db, feed: &self.store.feed, tenant: Some(self.tenant) }
     }
 
     /// What ends its user tokens, and its tickets for sockets.

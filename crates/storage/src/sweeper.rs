@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::db::Db;
 use crate::feed::{Signal, Told};
-use crate::{Result, erasure, idempotency, nodes, retention, tokens, usage};
+use crate::{Result, deliveries, erasure, idempotency, nodes, outbox, retention, tokens, usage};
 
 /// How often what an earlier run left is looked for.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ pub(crate) enum Work {
     Rooms,
     /// Tenants that are being deleted.
     Tenants,
-    /// Messages that are older than their tenant keeps them, and hours of the bill.
+    /// Messages that are older than their tenant keeps them, hours of the bill, dead letters.
     Age,
     /// Tokens, tickets and first answers that have had their time.
     Leftovers,
@@ -59,7 +59,9 @@ impl Work {
             Self::Tenants => erasure::erase_tenants(db).await,
             Self::Age => {
                 retention::sweep(db).await?;
-                usage::close_hours(db).await
+                usage::close_hours(db).await?;
+                outbox::forget_old(db).await?;
+                deliveries::forget_old(db).await
             }
             Self::Leftovers => {
                 tokens::forget_old(db).await?;

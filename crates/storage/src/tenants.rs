@@ -40,6 +40,10 @@ const LOCK: &str = "
 
 const UPDATE: &str = "update tenants set name = $2, status = $3, config = $4::text::jsonb where tenant_id = $1";
 
+const DISABLE_WEBHOOK: &str = "
+    update tenants set config = config || jsonb_build_object('webhook_disabled_at', $3::text)
+     where tenant_id = $1 and config ->> 'webhook_url' = $2 and not config ? 'webhook_disabled_at'";
+
 const DELETE: &str = "update tenants set status = 'deleting' where tenant_id = $1";
 
 const ROOMS_LEFT: &str = "select count(*) as rooms from rooms where tenant_id = $1";
@@ -123,7 +127,7 @@ impl Tenants<'_> {
     ///
     /// [`Error::NotFound`] if there is none of this id; [`Error::Conflict`] if it is being deleted;
     /// [`Error::Invalid`] if a field of the configuration is wrong.
-    pub async fn update(&self, tenant: TenantId, patch: &TenantPatch) -> Result<Tenant> {
+    pub async fn update(&self, tenant: TenantId, patch: &TenantPatch, now: Timestamp) -> Result<Tenant> {
         let mut client = self.db.client().await?;
         let tx = client.begin().await?;
         let row = tx.query_opt(LOCK, &[&tenant]).await?;
@@ -138,13 +142,28 @@ impl Tenants<'_> {
             changed.status = status;
         }
         if let Some(config) = &patch.config {
-            changed.config = changed.config.patched(config)?;
+            changed.config = changed.config.patched(config, now)?;
         }
         let config = changed.config.to_stored().to_string();
         tx.execute(UPDATE, &[&tenant, &changed.name, &changed.status.as_str(), &config]).await?;
         tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
         tx.commit().await?;
         Ok(changed)
+    }
+
+    /// Notes that the endpoint at `url` said that it is gone, unless it was changed since: it is told
+    /// nothing more. Told to all nodes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the database fails.
+    pub async fn disable_webhook(&self, tenant: TenantId, url: &str, now: Timestamp) -> Result<()> {
+        let mut client = self.db.client().await?;
+        let tx = client.begin().await?;
+        if tx.execute(DISABLE_WEBHOOK, &[&tenant, &url, &now.to_string()]).await? > 0 {
+            tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
+        }
+        tx.commit().await
     }
 
     /// Begins to delete a tenant: nothing of it is served from now on, and its rows go in the
@@ -210,7 +229,7 @@ pub(crate) fn read(row: &Row) -> Result<Tenant> {
         tenant_id: get(row, "tenant_id")?,
         name: get(row, "name")?,
         status: word(row, "status", TenantStatus::from_word)?,
-        config: Config::parse(&config).map_err(|error| corrupt(error.into()))?,
+        config: Config::from_stored(&config).map_err(|error| corrupt(error.into()))?,
         created_at: get(row, "created_at")?,
     })
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chatapi_domain::access::Actor;
-use chatapi_domain::{Invalid, Message, NewMessage, RoomId, TenantId, Timestamp};
+use chatapi_domain::{Invalid, Message, NewMessage, RoomId, TenantId, Timestamp, WebhookEvents};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +29,7 @@ use self::direct::Direct;
 use self::queue::Queue;
 use crate::db::{Db, count};
 use crate::feed::Feed;
+use crate::outbox::message_bits;
 use crate::rooms::standing;
 use crate::row::{self, get, message_columns};
 use crate::{Connector, Error, Result};
@@ -62,6 +63,8 @@ pub struct QueueStatus {
 pub(crate) struct Job {
     tenant: TenantId,
     new: NewMessage,
+    /// What of it goes into the outbox: [`message_bits`].
+    told: i32,
     done: oneshot::Sender<(NewMessage, Result<Outcome>)>,
 }
 
@@ -135,14 +138,20 @@ impl Writer {
         Self { queues, direct: Direct::default(), db: db.clone(), feed: feed.clone() }
     }
 
-    pub(crate) async fn append(&self, tenant: TenantId, mut new: NewMessage) -> Result<Appended> {
+    pub(crate) async fn append(
+        &self,
+        tenant: TenantId,
+        mut new: NewMessage,
+        events: WebhookEvents,
+    ) -> Result<Appended> {
+        let told = message_bits(events);
         // Again only if what refused it was gone a moment later.
         for _ in 0..3 {
             let queue = self.queue_of(tenant, new.room_id);
             let outcome = if let Some(claim) = self.direct.claim(queue, tenant, new.room_id) {
-                claim.store(&self.db, &self.feed, &new).await?
+                claim.store(&self.db, &self.feed, &new, told).await?
             } else {
-                let (back, outcome) = answered(queue_up(queue, tenant, new)?).await?;
+                let (back, outcome) = answered(queue_up(queue, tenant, new, told)?).await?;
                 new = back;
                 outcome
             };
@@ -156,28 +165,34 @@ impl Writer {
 
     /// Appends messages of one sender; they become durable in this order. They are all queued
     /// before the first is waited for, so that they share commits.
-    pub(crate) async fn append_all(&self, tenant: TenantId, news: Vec<NewMessage>) -> Vec<Result<Appended>> {
+    pub(crate) async fn append_all(
+        &self,
+        tenant: TenantId,
+        news: Vec<NewMessage>,
+        events: WebhookEvents,
+    ) -> Vec<Result<Appended>> {
         let mut results = Vec::with_capacity(news.len());
         if news.len() == 1 {
             for new in news {
-                results.push(self.append(tenant, new).await);
+                results.push(self.append(tenant, new, events).await);
             }
             return results;
         }
-        let queued: Vec<_> =
-            news.into_iter().map(|new| queue_up(self.queue_of(tenant, new.room_id), tenant, new)).collect();
+        let told = message_bits(events);
+        let queue_up = |new: NewMessage| queue_up(self.queue_of(tenant, new.room_id), tenant, new, told);
+        let queued: Vec<_> = news.into_iter().map(queue_up).collect();
         for answer in queued {
-            results.push(self.finish(tenant, answer).await);
+            results.push(self.finish(tenant, answer, events).await);
         }
         results
     }
 
-    async fn finish(&self, tenant: TenantId, answer: Result<Answer>) -> Result<Appended> {
+    async fn finish(&self, tenant: TenantId, answer: Result<Answer>, events: WebhookEvents) -> Result<Appended> {
         let (new, outcome) = answered(answer?).await?;
         match self.settle(tenant, new, outcome).await? {
             Settled::Done(appended) => Ok(*appended),
             // What refused it was gone a moment later.
-            Settled::Again(new) => self.append(tenant, *new).await,
+            Settled::Again(new) => self.append(tenant, *new, events).await,
         }
     }
 
@@ -247,9 +262,9 @@ enum Settled {
 /// Where a queued message's outcome comes.
 type Answer = oneshot::Receiver<(NewMessage, Result<Outcome>)>;
 
-fn queue_up(queue: &Queue, tenant: TenantId, new: NewMessage) -> Result<Answer> {
+fn queue_up(queue: &Queue, tenant: TenantId, new: NewMessage, told: i32) -> Result<Answer> {
     let (done, answer) = oneshot::channel();
-    queue.push(Job { tenant, new, done })?;
+    queue.push(Job { tenant, new, told, done })?;
     Ok(answer)
 }
 

@@ -133,7 +133,7 @@ async fn set_status(session: &Session, tenant: &str, status: TenantStatus, outpu
     let (store, tenant) = (session.store.clone(), parse(tenant));
     let asked = Asked { action: AuditAction::TenantUpdate, tenant_id: tenant.as_ref().ok().copied(), key_id: None };
     let patch = TenantPatch { status: Some(status), ..TenantPatch::default() };
-    let changing = async move { Ok((store.tenants().update(tenant?, &patch).await?, None)) };
+    let changing = async move { Ok((store.tenants().update(tenant?, &patch, chatapi_http::now().wall).await?, None)) };
     let changed = session.change(asked, changing).await?;
     output.print(&TenantView::new(&changed, &session.config.defaults), || table(&rows(&changed)))
 }

@@ -1,8 +1,7 @@
 //! Members of rooms.
 
 use chatapi_domain::access::Actor;
-use chatapi_domain::{Member, Role, RoomId};
-use chatapi_realtime::RoomView;
+use chatapi_domain::{Member, Role, RoomId, RoomView};
 use serde::{Deserialize, Serialize};
 
 use super::rooms::users;

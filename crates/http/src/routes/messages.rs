@@ -1,9 +1,8 @@
 //! Messages of rooms.
 
 use chatapi_domain::{
-    ClientMessageId, Content, HistoryQuery, Json, MessageId, NewMessage, Order, RoomId, Settings, UserId,
+    ClientMessageId, Content, HistoryQuery, Json, MessageId, MessageView, NewMessage, Order, RoomId, Settings, UserId,
 };
-use chatapi_realtime::MessageView;
 use chatapi_storage::Shows;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -1,7 +1,6 @@
 //! Rooms.
 
-use chatapi_domain::{Invalid, Json, Listed, Name, NewRoom, RoomId, RoomPatch, RoomType, Roster, UserId};
-use chatapi_realtime::RoomView;
+use chatapi_domain::{Invalid, Json, Listed, Name, NewRoom, RoomId, RoomPatch, RoomType, RoomView, Roster, UserId};
 use chatapi_storage::RoomCursor;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -101,6 +100,6 @@ pub(crate) async fn update(call: Call) -> Result<Reply, ApiError> {
 
 /// `DELETE /rooms/{room_id}`
 pub(crate) async fn delete(call: Call) -> Result<Reply, ApiError> {
-    call.store()?.rooms().delete(call.id(0, "Room")?, &call.actor()?).await?;
+    call.store()?.rooms().delete(call.id(0, "Room")?, &call.actor()?, call.now()).await?;
     Ok(Reply::no_content())
 }

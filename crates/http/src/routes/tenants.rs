@@ -1,7 +1,7 @@
 //! Tenants.
 
 use bytes::Bytes;
-use chatapi_domain::{Config, Name, Tenant, TenantId, TenantPatch, TenantStatus};
+use chatapi_domain::{Config, Name, Tenant, TenantId, TenantPatch, TenantStatus, check_webhook_url};
 use hyper::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ struct CreateBody {
 /// `POST /admin/tenants`
 pub(crate) async fn create(call: Call) -> Result<Reply, ApiError> {
     let body: CreateBody = call.json()?;
+    check_endpoint(&call, body.config.as_ref())?;
     let verifier = &call.api.verifier;
     let tenant_id = call.subject.map_or_else(|| TenantId::new(call.now()), TenantId::from_uuid);
     let tenant = Tenant::new(tenant_id, body.name, body.config.as_ref(), call.now())?;
@@ -112,8 +113,18 @@ pub(crate) async fn update_own(call: Call) -> Result<Reply, ApiError> {
     patch(&call, tenant, TenantPatch { name, status: None, config: body.config }).await
 }
 
+/// An endpoint that is set must be where this server may call.
+fn check_endpoint(call: &Call, config: Option<&Value>) -> Result<(), ApiError> {
+    match config.and_then(|config| config.get("webhook_url")).and_then(Value::as_str) {
+        Some(url) => Ok(check_webhook_url(url, call.api.options.webhook_allow_private).map(|_| ())?),
+        // Not there, or of a type that is refused with all others.
+        None => Ok(()),
+    }
+}
+
 async fn patch(call: &Call, tenant: TenantId, patch: TenantPatch) -> Result<Reply, ApiError> {
-    let changed = call.api.store.tenants().update(tenant, &patch).await?;
+    check_endpoint(call, patch.config.as_ref())?;
+    let changed = call.api.store.tenants().update(tenant, &patch, call.now()).await?;
     // Here at once; elsewhere as soon as it is told.
     call.api.verifier.outdate(tenant, crate::clock::now().monotonic);
     Reply::ok(&TenantView::new(&changed, call.api.verifier.defaults()))

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chatapi_auth::{Caller, Credential};
-use chatapi_domain::{MessageId, NewMessage, ReceiptKind, RoomId, Timestamp};
-use chatapi_realtime::{Fetch, MessageView, Since, Sync, Wanted};
+use chatapi_domain::{MessageId, MessageView, NewMessage, ReceiptKind, RoomId, Timestamp};
+use chatapi_realtime::{Fetch, Since, Sync, Wanted};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -223,8 +223,8 @@ impl Connection {
         let (api, caller) = (self.api.clone(), self.caller.clone());
         let storing = self.api.tasks.spawn(async move {
             let (ids, news): (Vec<_>, Vec<_>) = queued.into_iter().unzip();
-            let messages = api.store.tenant(caller.tenant.tenant_id).messages();
-            let messages = messages.metered(caller.meter(), caller.settings.monthly_message_quota);
+            let chat = api.store.tenant(caller.tenant.tenant_id).announcing(caller.settings.webhook_events);
+            let messages = chat.messages().metered(caller.meter(), caller.settings.monthly_message_quota);
             let results = messages.append_all(news).await;
             let answers = ids.into_iter().zip(results).map(|(id, sent)| {
                 let answer = sent.map_err(ApiError::from).and_then(|sent| {

@@ -71,7 +71,7 @@ impl Check {
         let Line::Export(header) = parse(text)? else { return Err(no_export()) };
         let inside = |wrong: Invalid| Invalid::new(format!("export.tenant.{}", wrong.field), wrong.reason);
         let name = Name::parse("name", header.tenant.name.clone()).map_err(inside)?;
-        let config = Config::parse(&header.tenant.config).map_err(inside)?;
+        let config = Config::from_stored(&header.tenant.config).map_err(inside)?;
         let check =
             Self { place: Place::Rooms(None), counts: Counts::default(), digest: Sha256::new_with_prefix(line) };
         Ok((check, Header { line: header, name, config }))

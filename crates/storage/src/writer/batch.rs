@@ -12,10 +12,13 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, Statement};
 
 use super::{Job, Outcome};
+use crate::outbox::{message_events, outbox_of_messages};
 
 /// Stores one message. Times are taken after the lock, so that they follow `seq`, also when the
 /// clock steps back.
-pub const ONE: &str = "
+macro_rules! bump_one {
+    () => {
+        "
     with bumped as (
         update rooms r
            set last_seq = r.last_seq + 1,
@@ -32,16 +35,42 @@ pub const ONE: &str = "
         returning r.last_seq as seq, r.active_at),
     read as (
         update room_members m set delivered_seq = bumped.seq, read_seq = bumped.seq, receipt_at = bumped.active_at
-          from bumped where m.tenant_id = $1 and m.user_id = $3 and m.room_id = $2)
+          from bumped where m.tenant_id = $1 and m.user_id = $3 and m.room_id = $2)"
+    };
+}
+
+macro_rules! insert_one {
+    () => {
+        "
     insert into messages (tenant_id, room_id, seq, message_id, sender_id, content, meta, client_message_id,
                           reply_to, created_at)
     select $1, $2, seq, $4, $3, $5, $6::text::json, $7, $8, active_at from bumped
-    returning 1::bigint as ord, seq, created_at";
+    returning 1::bigint as ord, seq, created_at"
+    };
+}
+
+/// As above, for a tenant whose endpoint is not told of messages.
+pub const ONE: &str = concat!(bump_one!(), insert_one!());
+
+/// The same, and its events into the outbox.
+pub(super) const ONE_TOLD: &str = concat!(
+    bump_one!(),
+    ", stored as (",
+    insert_one!(),
+    "), told as (",
+    outbox_of_messages!(),
+    "select $1, new_id(), e.event, $2, $4, s.created_at from stored s, ",
+    message_events!(),
+    " where $9::int & e.bit <> 0)
+    select ord, seq, created_at from stored"
+);
 
 /// Rooms are locked in the order of their ids: batches of several nodes would deadlock otherwise. A
 /// nested loop over the sorted input does that, and is the only join that the session allows. What
 /// only the new rows need stays in the parameters until then.
-const MANY: &str = "
+macro_rules! store_many {
+    () => {
+        "
     with allowed as (
         select i.tenant_id, i.room_id, count(*) as n, array_agg(i.ord order by i.ord) as ords
           from unnest($1::uuid[], $2::uuid[], $3::text[], $7::text[], $8::uuid[])
@@ -74,26 +103,50 @@ const MANY: &str = "
                               reply_to, created_at)
         select tenant_id, room_id, seq, ($4::uuid[])[ord], sender_id, ($5::text[])[ord], ($6::text[])[ord]::json,
                ($7::text[])[ord], ($8::uuid[])[ord], active_at
-          from numbered)
-    select ord, seq, active_at as created_at from numbered";
+          from numbered)"
+    };
+}
+
+const MANY: &str = concat!(store_many!(), " select ord, seq, active_at as created_at from numbered");
+
+/// The same, and their events into the outbox.
+const MANY_TOLD: &str = concat!(
+    store_many!(),
+    ", told as (",
+    outbox_of_messages!(),
+    "select n.tenant_id, new_id(), e.event, n.room_id, ($4::uuid[])[n.ord], n.active_at from numbered n, ",
+    message_events!(),
+    " where ($9::int[])[n.ord] & e.bit <> 0)
+    select ord, seq, active_at as created_at from numbered"
+);
 
 /// The prepared statements of one connection.
 #[derive(Debug)]
 pub(super) struct Statements {
     one: Statement,
+    one_told: Statement,
     many: Statement,
+    many_told: Statement,
 }
 
 impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
-        let (one, many) = tokio::try_join!(client.prepare(ONE), client.prepare(MANY))?;
-        Ok(Self { one, many })
+        let (one, one_told) = tokio::try_join!(client.prepare(ONE), client.prepare(ONE_TOLD))?;
+        let (many, many_told) = tokio::try_join!(client.prepare(MANY), client.prepare(MANY_TOLD))?;
+        Ok(Self { one, one_told, many, many_told })
     }
 
     /// Stores what may be stored of `jobs`, in one statement: all of it or, on an error, nothing.
     pub(super) async fn store(&self, client: &Client, jobs: &[Job]) -> Result<Vec<Outcome>, Error> {
         let rows = match jobs {
-            [job] => client.query(&self.one, &one(&job.tenant, &job.new, &Texts::of(&job.new))).await?,
+            [job] if job.told == 0 => {
+                client.query(&self.one, &one(&job.tenant, &job.new, &Texts::of(&job.new))).await?
+            }
+            [job] => {
+                let texts = Texts::of(&job.new);
+                let parameters = one(&job.tenant, &job.new, &texts);
+                client.query(&self.one_told, &[&parameters[..], &[&job.told]].concat()).await?
+            }
             jobs => self.many(client, jobs).await?,
         };
         let mut places: HashMap<i64, Outcome> = HashMap::with_capacity(rows.len());
@@ -116,7 +169,13 @@ impl Statements {
         let metas = column(jobs, |job| job.new.meta.as_ref().map(Json::as_str));
         let client_ids = column(jobs, |job| job.new.client_message_id.as_ref());
         let replies = column(jobs, |job| job.new.reply_to);
-        client.query(&self.many, &[&tenants, &rooms, &senders, &ids, &contents, &metas, &client_ids, &replies]).await
+        let parameters: [&(dyn ToSql + Sync); 8] =
+            [&tenants, &rooms, &senders, &ids, &contents, &metas, &client_ids, &replies];
+        if jobs.iter().all(|job| job.told == 0) {
+            return client.query(&self.many, &parameters).await;
+        }
+        let told = column(jobs, |job| job.told);
+        client.query(&self.many_told, &[&parameters[..], &[&told]].concat()).await
     }
 }
 

@@ -81,6 +81,7 @@ impl Connection {
                 queue.stored(outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Stored { .. })).count());
                 let stored = batch.iter().zip(&outcomes);
                 feed.stored(stored.filter_map(|(job, outcome)| Some((job.tenant, outcome.message(&job.new)?))));
+                batch.iter().filter(|job| job.told != 0).for_each(|job| feed.outbox_filled(job.tenant));
                 batch.into_iter().zip(outcomes).for_each(|(job, outcome)| job.finish(Ok(outcome)));
             }
             Err(_) if batch.len() > 1 && !self.client.is_closed() && !of_one_room(&batch) => {

@@ -7,7 +7,7 @@ use chatapi_domain::{NewMessage, RoomId, TenantId};
 use tokio_postgres::error::SqlState;
 
 use super::Outcome;
-use super::batch::{ONE, Texts, one, outcome};
+use super::batch::{ONE, ONE_TOLD, Texts, one, outcome};
 use super::queue::Queue;
 use crate::Result;
 use crate::db::Db;
@@ -51,13 +51,21 @@ impl Direct {
 
 impl Claim<'_> {
     /// Stores the message.
-    pub(super) async fn store(self, db: &Db, feed: &Feed, new: &NewMessage) -> Result<Outcome> {
+    pub(super) async fn store(self, db: &Db, feed: &Feed, new: &NewMessage, told: i32) -> Result<Outcome> {
         let texts = Texts::of(new);
-        match db.try_query(ONE, &one(&self.room.0, new, &texts)).await? {
+        let parameters = one(&self.room.0, new, &texts);
+        let stored = match told {
+            0 => db.try_query(ONE, &parameters).await?,
+            _ => db.try_query(ONE_TOLD, &[&parameters[..], &[&told]].concat()).await?,
+        };
+        match stored {
             Ok(rows) => {
                 let outcome = outcome(&rows)?;
                 // Before the claim ends: the room's next message is handed over after this one.
                 feed.stored(outcome.message(new).map(|message| (self.room.0, message)).into_iter());
+                if told != 0 {
+                    feed.outbox_filled(self.room.0);
+                }
                 Ok(outcome)
             }
             // Somebody else stored the same id at this moment: another look finds it.

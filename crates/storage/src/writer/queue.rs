@@ -215,7 +215,7 @@ mod tests {
             client_message_id: client_id.map(|id| ClientMessageId::parse(id).expect("an id")),
             reply_to: None,
         };
-        Job { tenant, new, done: oneshot::channel().0 }
+        Job { tenant, new, told: 0, done: oneshot::channel().0 }
     }
 
     fn tenant() -> TenantId {

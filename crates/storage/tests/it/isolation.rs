@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use chatapi_domain::access::Actor;
-use chatapi_domain::{Content, HistoryQuery, Order, ReceiptKind, Role, RoomId, RoomPatch, RoomType, TenantId};
-use chatapi_storage::{Answer, Begun, Error, FoundTenant, Issuer, Reservation, Store, Ticket};
+use chatapi_domain::{
+    Content, HistoryQuery, Order, ReceiptKind, Role, RoomId, RoomPatch, RoomType, TenantId, WebhookEvent,
+};
+use chatapi_storage::{Answer, Begun, Error, Failure, FoundTenant, Issuer, Reservation, Store, Ticket};
 use chatapi_testkit::Database;
 use secrecy::ExposeSecret;
 use uuid::Uuid;
@@ -21,6 +23,7 @@ fn methods() -> BTreeSet<String> {
         ("receipts", include_str!("../../src/receipts.rs")),
         ("idempotency", include_str!("../../src/idempotency.rs")),
         ("presence", include_str!("../../src/presence.rs")),
+        ("dead_letters", include_str!("../../src/dead_letters.rs")),
         ("tokens", include_str!("../../src/tokens.rs")),
         ("transfer", include_str!("../../src/transfer.rs")),
     ];
@@ -58,7 +61,7 @@ async fn no_method_finds_what_is_another_tenants() {
         ask("rooms.update");
         not_found(us.rooms().update(id, &actor, &RoomPatch::default(), now()).await);
         ask("rooms.delete");
-        not_found(us.rooms().delete(id, &actor).await);
+        not_found(us.rooms().delete(id, &actor, now()).await);
         ask("members.list");
         not_found(us.members().list(id, &actor, None, 100).await);
         ask("members.add");
@@ -109,6 +112,21 @@ async fn no_method_finds_what_is_another_tenants() {
     let mut reply = message(own.room_id, "alice", "x");
     reply.reply_to = Some(sent.message_id);
     assert!(matches!(us.messages().append(reply).await, Err(Error::Invalid(_))));
+
+    let announcing = them.announcing([WebhookEvent::MessageSent].into_iter().collect());
+    announcing.messages().append(message(dm.room_id, "alice", "to be told")).await.expect("sent");
+    assert!(store.deliveries().take(theirs).await.expect("taken"));
+    assert!(!store.deliveries().take(ours).await.expect("nothing"));
+    assert!(store.deliveries().claim(ours, 10).await.expect("nothing").is_empty());
+    let [delivery] = &store.deliveries().claim(theirs, 10).await.expect("claimed")[..] else { panic!("one") };
+    let failure = Failure { status: Some(500), error: "it answered 500".into() };
+    store.deliveries().give_up(delivery, true, &failure).await.expect("given up");
+    ask("dead_letters.list");
+    assert!(us.dead_letters().list(None, 10).await.expect("none").is_empty());
+    assert_eq!(them.dead_letters().list(None, 10).await.expect("theirs").len(), 1);
+    assert_eq!(store.dead_letters().list(None, 10).await.expect("all").len(), 1);
+    ask("dead_letters.retry");
+    not_found(us.dead_letters().retry(delivery.event_id).await);
 
     let request = Reservation { caller: String::new(), path: "/p".into(), key: "k".into(), fingerprint: [0; 32] };
     let answer = Answer { status: 200, body: Some(b"secret".to_vec()), shows: None };

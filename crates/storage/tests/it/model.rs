@@ -315,7 +315,7 @@ async fn run(store: &Store, steps: &[Step]) {
                 () if !model.administers(*by) => Err(Went::Forbidden),
                 () => Ok(()),
             };
-            assert_eq!(went(chat.rooms().delete(model.id, &actor(*by)).await), expected, "{step:?}");
+            assert_eq!(went(chat.rooms().delete(model.id, &actor(*by), now()).await), expected, "{step:?}");
             if expected.is_ok() {
                 rooms.remove(at);
             }

@@ -97,7 +97,7 @@ async fn ask_everything(store: &Store, tenant_id: chatapi_domain::TenantId, larg
     chat.tokens().revoked_at(&alice).await.expect("read");
     assert!(chat.tokens().use_ticket([0; 32], now).await.is_err());
     store.tenants().find(tenant_id).await.expect("found");
-    chat.rooms().delete(group.room_id, &actor).await.expect("deleted");
+    chat.rooms().delete(group.room_id, &actor, now).await.expect("deleted");
     let request = Reservation { caller: String::new(), path: "/p".into(), key: "k".into(), fingerprint: [0; 32] };
     chat.idempotency().begin(&request, Uuid::nil(), now).await.expect("begun");
     chat.idempotency().begin(&request, Uuid::nil(), now).await.expect("busy");

@@ -212,7 +212,7 @@ async fn an_export_is_of_one_moment_while_many_write() {
                 .expect("edited");
             let another = room(chat, RoomType::Channel, &["carl"]).await;
             if n % 2 == 0 {
-                chat.rooms().delete(another.room_id, &Actor::Tenant).await.expect("deleted");
+                chat.rooms().delete(another.room_id, &Actor::Tenant, now()).await.expect("deleted");
             }
         }
         0

@@ -1,7 +1,8 @@
-//! Rooms and messages as they go over the wire, in answers and in events alike.
+//! Rooms and messages as they go over the wire, in answers, events and webhooks alike.
 
-use chatapi_domain::{ClientMessageId, Json, Message, MessageId, Name, Room, RoomId, Timestamp, UserId};
 use serde::Serialize;
+
+use crate::{ClientMessageId, Json, Message, MessageId, Name, Room, RoomId, Timestamp, UserId};
 
 /// A room.
 #[derive(Debug, Serialize)]

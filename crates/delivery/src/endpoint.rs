@@ -1,0 +1,192 @@
+//! One call to an endpoint, and what came of it.
+
+use std::error::Error as StdError;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chatapi_domain::{Tenant, Timestamp, WebhookSecrets, check_webhook_url};
+use chatapi_storage::Failure;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Request, Response, StatusCode};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+
+use crate::resolver::Resolver;
+use crate::signature::sign;
+
+/// How long an endpoint may take, from the first packet to the last.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// More of an answer is not read, and the connection is not used again.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Bytes of an answer that are shown to whoever tries out the endpoint.
+const SHOWN: usize = 1024;
+
+/// Connections to one endpoint that are kept for the next calls, and for how long.
+const IDLE: usize = 16;
+const IDLE_FOR: Duration = Duration::from_secs(30);
+
+/// The tenant has set no `webhook_url`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no webhook_url is set")]
+pub struct NoEndpoint;
+
+/// Where a tenant is told, and what signs it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) url: String,
+    secrets: WebhookSecrets,
+}
+
+impl Endpoint {
+    /// The tenant's, unless it has none, or it said that it is gone.
+    pub(crate) fn of(tenant: &Tenant, now: Timestamp) -> Option<Self> {
+        let url = tenant.config.webhook_endpoint()?.to_owned();
+        Some(Self { url, secrets: tenant.config.webhook_secrets(now) })
+    }
+
+    /// The tenant's, also if it said that it is gone: to be tried out.
+    pub(crate) fn to_try(tenant: &Tenant, now: Timestamp) -> Result<Self, NoEndpoint> {
+        let url = tenant.config.webhook_url().ok_or(NoEndpoint)?.to_owned();
+        Ok(Self { url, secrets: tenant.config.webhook_secrets(now) })
+    }
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// The beginning of the answer, at most a KiB.
+    pub body: String,
+    /// What was wrong, if anything.
+    pub error: Option<String>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Answer {
+    /// Whether the endpoint has it now.
+    #[must_use]
+    pub const fn is_success(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// Whether the endpoint wants nothing any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.status == Some(StatusCode::GONE.as_u16())
+    }
+
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.error.clone().map(|error| Failure { status: self.status, error })
+    }
+}
+
+/// What calls endpoints.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    client: Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
+    allow_private: bool,
+}
+
+impl Caller {
+    pub(crate) fn new(allow_private: bool) -> Self {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver { allow_private });
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        let https =
+            HttpsConnectorBuilder::new().with_tls_config(tls()).https_or_http().enable_http1().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(IDLE)
+            .pool_idle_timeout(IDLE_FOR)
+            .build(https);
+        Self { client, allow_private }
+    }
+
+    /// Calls the endpoint once. Redirects are not followed.
+    pub(crate) async fn call(&self, endpoint: &Endpoint, id: &str, body: Bytes, now: Timestamp) -> Answer {
+        let start = Instant::now();
+        let called = async {
+            // Again: the rule may be another by now, and an address in the URL asks no resolver.
+            check_webhook_url(&endpoint.url, self.allow_private).map_err(|invalid| invalid.to_string())?;
+            let request = request(endpoint, id, body, now).map_err(|error| error.to_string())?;
+            let response = self.client.request(request).await.map_err(|error| with_sources(&error))?;
+            read(response).await
+        };
+        let late = || Err(format!("no answer within {} seconds", PATIENCE.as_secs()));
+        let result = timeout(PATIENCE, called).await.unwrap_or_else(|_| late());
+        let elapsed = start.elapsed();
+        match result {
+            Ok((status, body)) => {
+                let error = (!status.is_success()).then(|| format!("it answered {}", status.as_u16()));
+                Answer { status: Some(status.as_u16()), body, error, elapsed }
+            }
+            Err(error) => Answer { status: None, body: String::new(), error: Some(error), elapsed },
+        }
+    }
+}
+
+fn request(endpoint: &Endpoint, id: &str, body: Bytes, now: Timestamp) -> hyper::http::Result<Request<Full<Bytes>>> {
+    let timestamp = now.as_micros().div_euclid(1_000_000);
+    let signed = sign(&endpoint.secrets, id, timestamp, &body);
+    let optional = [("webhook-signature", signed.standard), ("x-chatapi-signature", signed.own)];
+    let mut request = Request::post(&endpoint.url)
+        .header(CONTENT_TYPE, "application/json")
+        .header(USER_AGENT, concat!("ChatAPI/", env!("CARGO_PKG_VERSION")))
+        .header("webhook-id", id)
+        .header("webhook-timestamp", timestamp);
+    for (name, value) in optional {
+        if let Some(value) = value {
+            request = request.header(HeaderName::from_static(name), HeaderValue::try_from(value)?);
+        }
+    }
+    request.body(Full::new(body))
+}
+
+/// The status, and the beginning of the body. One that is too long, or breaks off, changes nothing:
+/// the status says whether the endpoint has it.
+async fn read(response: Response<hyper::body::Incoming>) -> Result<(StatusCode, String), String> {
+    let status = response.status();
+    let mut body = Limited::new(response.into_body(), MAX_ANSWER);
+    let mut shown = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Some(data) = frame.data_ref() {
+            let room = SHOWN.saturating_sub(shown.len()).min(data.len());
+            shown.extend_from_slice(&data[..room]);
+        }
+    }
+    Ok((status, String::from_utf8_lossy(&shown).replace('\0', "")))
+}
+
+/// The system's roots. Without any no endpoint can be trusted, and each call says so.
+fn tls() -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        tracing::warn!("The system has no root certificates: webhooks fail; install ca-certificates");
+    }
+    let provider = rustls::crypto::ring::default_provider();
+    let builder = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
+    builder.expect("the provider knows TLS 1.2 and 1.3").with_root_certificates(roots).with_no_client_auth()
+}
+
+/// An error with all its causes. None of them names the URL, which may hold a secret.
+fn with_sources(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

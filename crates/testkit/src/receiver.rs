@@ -1,0 +1,144 @@
+//! An endpoint for webhooks that remembers what it is told, and answers as it is asked to.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::time::timeout;
+
+/// Longer than anything here may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What an endpoint does with a call.
+#[derive(Debug, Clone)]
+pub enum Behaviour {
+    /// It answers with this status.
+    Answer(u16),
+    /// It answers `302` to this address.
+    Redirect(String),
+    /// It never answers.
+    Hang,
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, to the byte.
+    pub bytes: Bytes,
+    /// Its body as JSON.
+    pub body: Value,
+}
+
+impl Call {
+    /// A header; empty if it is missing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> String {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    }
+}
+
+/// An endpoint on a port of this machine. It ends with the test's runtime.
+#[derive(Debug)]
+pub struct Receiver {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    calls: AsyncMutex<mpsc::Receiver<Call>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    behaviour: Mutex<Behaviour>,
+    calls: mpsc::Sender<Call>,
+}
+
+impl Receiver {
+    /// An endpoint that answers `200`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no port.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        let (sender, calls) = mpsc::channel(10_000);
+        let shared = Arc::new(Shared { behaviour: Mutex::new(Behaviour::Answer(200)), calls: sender });
+        let of_server = shared.clone();
+        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, of_server.clone()));
+            }
+        });
+        Self { address, shared, calls: AsyncMutex::new(calls) }
+    }
+
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/hook", self.address)
+    }
+
+    /// Behaves like this from now on.
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.shared.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
+    }
+
+    /// The next call.
+    ///
+    /// # Panics
+    ///
+    /// If none comes.
+    pub async fn next(&self) -> Call {
+        timeout(PATIENCE, self.calls.lock().await.recv()).await.expect("a call in time").expect("it listens")
+    }
+
+    /// The next calls, as many.
+    ///
+    /// # Panics
+    ///
+    /// If they do not come.
+    pub async fn several(&self, many: usize) -> Vec<Call> {
+        let mut calls = Vec::with_capacity(many);
+        while calls.len() < many {
+            calls.push(self.next().await);
+        }
+        calls
+    }
+
+    /// A call that is there already, or comes within this time.
+    pub async fn within(&self, time: Duration) -> Option<Call> {
+        timeout(time, self.calls.lock().await.recv()).await.ok().flatten()
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let answer = service_fn(|request| answer(request, shared.clone()));
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+}
+
+async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let behaviour = shared.behaviour.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (parts, body) = request.into_parts();
+    let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = serde_json::from_slice(&bytes).unwrap_or_default();
+    let _ = shared.calls.send(Call { headers: parts.headers, bytes, body }).await;
+    let response = match behaviour {
+        Behaviour::Answer(status) => Response::builder().status(status),
+        Behaviour::Redirect(to) => Response::builder().status(302).header("location", to),
+        Behaviour::Hang => std::future::pending().await,
+    };
+    Ok(response.body(Full::from("the endpoint's answer")).expect("a response"))
+}
