@@ -168,10 +168,8 @@ async fn a_request_that_does_not_end_is_dropped_after_the_drain_and_a_second_sig
 #[tokio::test]
 async fn a_database_that_is_away_at_the_start_is_waited_for() {
     let database = Database::new().await;
-    let server = chatapi_testkit::Cutter::start(socket_of(database.url())).await;
+    let (server, url) = database.cutter().await;
     server.cut();
-    let name = database.url().rsplit_once('/').expect("a path").1.split('?').next().expect("a name");
-    let url = format!("postgres://chatapi@{}/{name}?sslmode=disable", server.address());
     let app = tokio::join!(App::builder().set("DATABASE_URL", &url).start(), async {
         sleep(Duration::from_millis(1500)).await;
         server.mend();
@@ -188,9 +186,4 @@ async fn a_database_that_is_away_at_the_start_is_waited_for() {
     server.mend();
     app.ready().await;
     assert_eq!(app.admin("GET", "/admin/tenants", None).await.status, 200);
-}
-
-fn socket_of(url: &str) -> std::path::PathBuf {
-    let host = url.split_once('@').expect("a user").1.split('/').next().expect("a host");
-    std::path::PathBuf::from(host.replace("%2F", "/")).join(".s.PGSQL.5432")
 }

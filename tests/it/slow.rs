@@ -10,3 +10,4 @@ mod examples;
 mod junk;
 mod quota;
 mod transfer;
+mod webhooks;

@@ -1,10 +1,13 @@
 //! Webhooks: a tenant's endpoint is told what it asked for, signed, and at least once.
 
+mod attempts;
+mod endpoint;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chatapi_testkit::{Call, Receiver};
-use chatapi_tests::{Answer, App, Builder};
+use chatapi_tests::{Answer, App, Builder, Tenant};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -24,6 +27,11 @@ async fn until<F: Future<Output = Answer>>(what: &str, ask: impl Fn() -> F, righ
         assert!(start.elapsed() < Duration::from_secs(20), "{what}: {} {}", answer.status, answer.text);
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A tenant that wants to be told of every message.
+async fn tenant_of<'a>(app: &'a App, receiver: &Receiver) -> Tenant<'a> {
+    app.tenant_with("t", json!({"webhook_url": receiver.url(), "webhook_events": ["message.sent"]})).await
 }
 
 #[tokio::test]
@@ -150,4 +158,49 @@ async fn an_endpoint_is_told_of_the_events_it_wants_and_of_no_other() {
     alice.say(&room, "not told").await;
     alice.delete(&format!("/rooms/{room}")).await.expect(204);
     assert_eq!(receiver.next().await.body["event"], "room.deleted");
+}
+
+#[tokio::test]
+async fn every_message_is_told_once_whichever_node_it_came_by() {
+    let (app, receiver) = (server().start().await, Receiver::start().await);
+    let two = app.second_node().await;
+    two.ready().await;
+    let tenant = tenant_of(&app, &receiver).await;
+    let there = tenant.through(&two);
+    let room = tenant.room("group", &["alice"]).await;
+
+    let send = async |tenant: &Tenant<'_>, part: usize| {
+        for n in 0..25 {
+            tenant.user("alice").say(&room, &format!("{part}.{n}")).await;
+        }
+    };
+    tokio::join!(send(&tenant, 0), send(&there, 1), send(&tenant, 2), send(&there, 3));
+    let told = receiver.several(100).await;
+
+    let contents: BTreeSet<String> = told.iter().map(|call| call.body["message"]["content"].to_string()).collect();
+    assert_eq!(contents.len(), 100);
+    assert!(receiver.within(Duration::from_millis(1500)).await.is_none());
+}
+
+#[tokio::test]
+async fn many_recipients_are_told_in_calls_of_a_thousand() {
+    let (app, receiver) = (server().start().await, Receiver::start().await);
+    let tenant = app.tenant_with("t", json!({"webhook_url": receiver.url()})).await;
+    let members: Vec<String> = (0..2500).map(|n| format!("user{n:04}")).collect();
+    let body = json!({"type": "group", "members": members});
+    let room = tenant.user("user0000").post("/rooms", body).await.expect(201).text_of("room_id");
+
+    tenant.user("user0000").say(&room, "to all").await;
+    let told = receiver.several(3).await;
+
+    let mut recipients: Vec<String> = Vec::new();
+    for call in &told {
+        let ids = call.body["recipient_ids"].as_array().expect("a list");
+        assert!(ids.len() <= 1000 && call.body.get("recipient_id").is_none());
+        recipients.extend(ids.iter().map(|id| id.as_str().expect("an id").to_owned()));
+    }
+    recipients.sort();
+    assert_eq!(recipients, members[1..]);
+    let ids: BTreeSet<String> = told.iter().map(|call| call.header("webhook-id")).collect();
+    assert_eq!(ids.len(), 3);
 }

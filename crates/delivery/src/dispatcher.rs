@@ -73,7 +73,7 @@ pub(crate) struct Inner {
     caller: Caller,
     pub(crate) calls: Arc<Semaphore>,
     working: Mutex<HashMap<TenantId, Arc<Woken>>>,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     attempts: AtomicU64,
     failures: AtomicU64,

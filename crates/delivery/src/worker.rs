@@ -9,6 +9,7 @@ use chatapi_storage::{Delivery, Error, Failure, Meter, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 
 use crate::body::Body;
 use crate::dispatcher::{Dispatcher, Woken};
@@ -49,7 +50,8 @@ impl Dispatcher {
                 done = flying.next() => match done {
                     None if !more || self.inner.stop.is_cancelled() => return result,
                     None => {}
-                    Some(delivered) => width = if delivered { WIDTH } else { WIDTH_FAILING },
+                    // One that panicked is claimed again when its lease is over.
+                    Some(delivered) => width = if delivered.unwrap_or(false) { WIDTH } else { WIDTH_FAILING },
                 },
                 () = woken.again(), if !flying.is_empty() => more = true,
             }
@@ -85,21 +87,25 @@ impl Dispatcher {
         Ok((claimed, endpoint, more))
     }
 
-    /// Makes one delivery, and notes what came of it. Whether the endpoint is well.
-    async fn deliver(
+    /// Makes one delivery, and notes what came of it, on a task of its own: it must go on while the
+    /// next ones are claimed, for both need the database. Whether the endpoint is well.
+    fn deliver(
         &self,
         delivery: Delivery,
         endpoint: Option<Arc<Endpoint>>,
         meter: Arc<Meter>,
         permit: Permit,
-    ) -> bool {
-        let (well, noted) = self.attempt(&delivery, endpoint.as_deref(), &meter).await;
-        if let Err(error) = noted {
-            tracing::warn!(tenant_id = %delivery.tenant_id, event_id = %delivery.event_id, %error,
-                "What came of a webhook is not noted; it will be sent again");
-        }
-        drop(permit);
-        well
+    ) -> JoinHandle<bool> {
+        let dispatcher = self.clone();
+        self.inner.tasks.spawn(async move {
+            let (well, noted) = dispatcher.attempt(&delivery, endpoint.as_deref(), &meter).await;
+            if let Err(error) = noted {
+                tracing::warn!(tenant_id = %delivery.tenant_id, event_id = %delivery.event_id, %error,
+                    "What came of a webhook is not noted; it will be sent again");
+            }
+            drop(permit);
+            well
+        })
     }
 
     async fn attempt(&self, delivery: &Delivery, endpoint: Option<&Endpoint>, meter: &Meter) -> (bool, Result<()>) {

@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::{SERVER_URL, Server};
+use crate::{Cutter, SERVER_URL, Server};
 
 const TEMPLATE: &str = "chatapi_template";
 
@@ -38,6 +38,18 @@ impl Database {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// A proxy to it that can be cut, and its URL through that.
+    ///
+    /// # Panics
+    ///
+    /// If there is no port.
+    pub async fn cutter(&self) -> (Cutter, String) {
+        let host = self.url.split_once('@').and_then(|(_, rest)| rest.split('/').next()).expect("our URLs have a host");
+        let cutter = Cutter::start(format!("{}/.s.PGSQL.5432", host.replace("%2F", "/")).into()).await;
+        let url = self.url.replace(host, &cutter.address().to_string());
+        (cutter, url)
     }
 
     /// A plain connection to it, for looking at rows.

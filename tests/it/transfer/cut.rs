@@ -84,7 +84,14 @@ async fn an_export_that_breaks_has_no_clean_end_and_one_that_nobody_reads_makes_
         (200, &"application/x-ndjson".parse().expect("a header"))
     );
     let mut read = answer.chunk().await.expect("a chunk").expect("a chunk").to_vec();
-    sql.execute(&format!("select pg_terminate_backend(pid) from ({at_work}) t"), &[]).await.expect("ended");
+    let end = format!("select pg_terminate_backend(pid) from ({at_work}) t");
+    let ended = async {
+        // As long as it fetches it is not idle; but nobody reads on.
+        while sql.query(&end, &[]).await.expect("asked").is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), ended).await.expect("the reader stands still");
     let broken = loop {
         match answer.chunk().await {
             Ok(Some(chunk)) => read.extend(chunk),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chatapi_domain::access::Actor;
 use chatapi_domain::{HistoryQuery, Order, RoomId, RoomType};
 use chatapi_storage::{Appended, Connector, Error, Options, Store, TenantStore};
-use chatapi_testkit::{Cutter, Database};
+use chatapi_testkit::Database;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
@@ -78,9 +78,7 @@ async fn each_caller_of_a_batch_gets_its_own_result_and_refusals_cost_no_number(
 #[tokio::test]
 async fn a_connection_cut_under_load_is_answered_honestly_and_made_anew() {
     let database = Database::new().await;
-    let host = database.url().split_once('@').expect("a user").1.split('/').next().expect("a host");
-    let cutter = Cutter::start(format!("{}/.s.PGSQL.5432", host.replace("%2F", "/")).into()).await;
-    let url = database.url().replace(host, &cutter.address().to_string());
+    let (cutter, url) = database.cutter().await;
     let store = Store::connect(Connector::parse(&url).expect("a URL"), Options::default()).expect("a store");
     let tenant = tenant(&store).await;
     let chat = store.tenant(tenant);
