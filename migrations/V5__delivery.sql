@@ -44,3 +44,8 @@ create table deliveries (
 create index deliveries_due on deliveries (tenant_id, due_at) where failed_at is null;
 create index dead_letters_by_tenant on deliveries (tenant_id, event_id) where failed_at is not null;
 create index dead_letters on deliveries (event_id) where failed_at is not null;
+create index dead_letters_by_age on deliveries (failed_at) where failed_at is not null;
+
+-- Whether the user's last connection to the node has gone, though for some seconds the user counts
+-- as online: nobody knows yet whether another one comes.
+alter table presence add column leaving boolean not null default false;

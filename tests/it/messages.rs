@@ -259,8 +259,10 @@ async fn a_message_is_edited_by_its_sender_alone() {
 
 #[tokio::test]
 async fn a_deleted_message_is_erased_from_every_table_and_leaves_a_trace() {
-    let app = App::start().await;
-    let tenant = app.tenant("t").await;
+    let app = App::builder().set("WEBHOOK_ALLOW_PRIVATE", "true").start().await;
+    // What cannot be told waits to be told again.
+    let nowhere = json!({"webhook_url": "http://127.0.0.1:1/", "webhook_events": ["message.sent"]});
+    let tenant = app.tenant_with("t", nowhere).await;
     let room = tenant.room("group", &["alice", "bob", "carol"]).await;
     let (alice, bob, path) = (tenant.user("alice"), tenant.user("bob"), format!("/rooms/{room}/messages"));
     let body = json!({"content": "very-secret-text", "meta": {"k": "very-secret-meta"}});
@@ -277,6 +279,8 @@ async fn a_deleted_message_is_erased_from_every_table_and_leaves_a_trace() {
     assert_eq!((&listed["content"], &listed["meta"], &listed["seq"]), (&json!(""), &Value::Null, &json!(1)));
     assert!(listed["deleted_at"].is_string());
     let sql = app.sql().await;
+    let untold = "select (select count(*) from outbox) + (select count(*) from deliveries)";
+    assert_eq!(sql.query_one(untold, &[]).await.expect("counted").get::<_, i64>(0), 1);
     let tables = sql
         .query(
             "select format('%I', relname) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace",

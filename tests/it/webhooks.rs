@@ -69,6 +69,33 @@ async fn a_new_message_is_told_for_those_who_are_offline() {
 }
 
 #[tokio::test]
+async fn one_who_has_just_gone_is_told_though_presence_waits_for_him() {
+    let (app, receiver) = (server().start().await, Receiver::start().await);
+    let tenant = app.tenant_with("t", json!({"webhook_url": receiver.url()})).await;
+    let room = tenant.room("dm", &["alice", "bob"]).await;
+    let socket = tenant.user("bob").socket().await;
+    let online = || async { tenant.backend().get("/presence?user_ids=bob").await };
+    until("online", online, |answer| answer.text.contains("online")).await;
+    // Until nobody is told, and until somebody is.
+    let say_until = async |told: bool| loop {
+        tenant.user("alice").say(&room, "are you there?").await;
+        if receiver.within(Duration::from_millis(400)).await.is_some() == told {
+            break;
+        }
+    };
+    say_until(false).await;
+
+    let start = Instant::now();
+    drop(socket);
+    say_until(true).await;
+    assert!(online().await.text.contains("online") && start.elapsed() < Duration::from_secs(4));
+    let _back = tenant.user("bob").socket().await;
+    say_until(false).await;
+
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn an_endpoint_is_told_of_the_events_it_wants_and_of_no_other() {
     let (app, receiver) = (server().start().await, Receiver::start().await);
     let all = [

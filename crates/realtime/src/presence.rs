@@ -34,6 +34,8 @@ struct State {
     noted: bool,
     /// It was noted at least once: so it must be noted when the user goes.
     ever_noted: bool,
+    /// The database has it that the last connection went, and the user may come back.
+    leaving: bool,
     /// When the last connection went.
     gone_at: Option<Instant>,
 }
@@ -42,6 +44,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Due {
     came: Vec<TenantUser>,
+    left: Vec<TenantUser>,
     went: Vec<TenantUser>,
 }
 
@@ -55,6 +58,9 @@ impl Presence {
         let state = users.entry((tenant, user.clone())).or_default();
         state.connections += 1;
         state.gone_at = None;
+        if std::mem::take(&mut state.leaving) {
+            state.noted = false;
+        }
         if !state.noted {
             self.wake.notify_one();
         }
@@ -67,6 +73,7 @@ impl Presence {
         state.connections = state.connections.saturating_sub(1);
         if state.connections == 0 {
             state.gone_at = Some(Instant::now());
+            self.wake.notify_one();
         }
     }
 
@@ -99,6 +106,8 @@ impl Presence {
                 due.came.push(user.clone());
             } else if state.connections == 0 && state.gone_at.is_some_and(|at| now >= at + GRACE) {
                 due.went.push(user.clone());
+            } else if state.connections == 0 && state.noted && !state.leaving {
+                due.left.push(user.clone());
             }
         }
         due
@@ -116,6 +125,18 @@ impl Presence {
             drop(users);
             for (tenant, fact) in facts {
                 store.feed().tell(tenant, fact);
+            }
+        }
+        if !due.left.is_empty() {
+            store.node().leave_for_now(&due.left).await?;
+            let mut users = self.lock();
+            for user in &due.left {
+                match users.get_mut(user) {
+                    Some(state) if state.connections == 0 => state.leaving = true,
+                    // Back in the meantime: to be noted again.
+                    Some(state) => state.noted = false,
+                    None => {}
+                }
             }
         }
         if !due.went.is_empty() {

@@ -78,12 +78,13 @@ const DUE: &str = "
         select tenant_id from waiting
         union
         select tenant_id from pending p
-         where exists (select from deliveries d
-                        where d.tenant_id = p.tenant_id and d.failed_at is null and d.due_at <= now())) due
+         where (select d.due_at from deliveries d where d.tenant_id = p.tenant_id and d.failed_at is null
+                 order by d.due_at limit 1) <= now()) due
       join tenants t on t.tenant_id = due.tenant_id and t.status = 'active'";
 
 /// Takes events out of the outbox. A new message goes to those of its room who are offline now, and
-/// to nobody if it is deleted by now.
+/// to nobody if it is deleted by now. Who counts as online only because nobody knows yet whether he
+/// comes back, or whose node was silent for two beats, is told: once too often is better than never.
 const TAKE_OUT: &str = "
     with taken as materialized (
         delete from outbox where tenant_id = $1 and event_id = any (array(
@@ -95,7 +96,10 @@ const TAKE_OUT: &str = "
           join messages s on s.tenant_id = $1 and s.message_id = t.message_id and s.deleted_at is null
           join room_members m on m.tenant_id = $1 and m.room_id = s.room_id and m.user_id <> s.sender_id
          where t.event = 'message.new'
-           and not exists (select from presence p where p.tenant_id = $1 and p.user_id = m.user_id)),
+           and not exists (
+                select from presence p join nodes n on n.node_id = p.node_id
+                 where p.tenant_id = $1 and p.user_id = m.user_id
+                   and not p.leaving and n.seen_at > now() - interval '7 seconds')),
     calls as (
         select event_id, 0 as nth, user_ids from taken where event <> 'message.new'
         union all
@@ -143,16 +147,15 @@ const DELIVERED: &str = "delete from deliveries where tenant_id = $1 and event_i
 const RETRY: &str = "
     update deliveries
        set attempts = attempts + 1, due_at = now() + make_interval(secs => $3), last_status = $4, last_error = $5
-     where tenant_id = $1 and event_id = $2 and failed_at is null";
+     where tenant_id = $1 and event_id = $2";
 
 const GIVE_UP: &str = "
     update deliveries set attempts = attempts + $3, failed_at = now(), last_status = $4, last_error = $5
-     where tenant_id = $1 and event_id = $2 and failed_at is null";
+     where tenant_id = $1 and event_id = $2";
 
-/// Dead letters, and what was still to be told by a tenant that is switched off for so long.
 const FORGET_OLD: &str = "
     delete from deliveries where ctid = any (array(
-        select ctid from deliveries where coalesce(failed_at, at) < now() - interval '7 days' limit 1000))";
+        select ctid from deliveries where failed_at < now() - interval '7 days' limit 1000))";
 
 impl Deliveries<'_> {
     /// Tenants for whom something is to be done now.

@@ -58,9 +58,14 @@ const ARRIVE: &str = "
     with input as (select * from unnest($1::uuid[], $2::text[]) i (tenant_id, user_id)),
     added as (
         insert into presence (tenant_id, user_id, node_id) select tenant_id, user_id, $3 from input
-            on conflict do nothing)
+            on conflict (tenant_id, user_id, node_id) do update set leaving = false where presence.leaving)
     select tenant_id, user_id from input i
      where not exists (select from presence p where p.tenant_id = i.tenant_id and p.user_id = i.user_id)";
+
+/// These have no connection to the node any more, and may come back.
+const LEAVE_FOR_NOW: &str = "
+    update presence p set leaving = true from unnest($1::uuid[], $2::text[]) i (tenant_id, user_id)
+     where p.tenant_id = i.tenant_id and p.user_id = i.user_id and p.node_id = $3";
 
 /// Those who are nowhere now.
 const GO: &str = "
@@ -178,6 +183,20 @@ impl Node<'_> {
     /// [`Error`](crate::Error) if the database fails.
     pub async fn arrive(&self, users: &[TenantUser]) -> Result<Vec<(TenantId, Fact)>> {
         Ok(as_facts(&change(self.db, self.node_id, users, true).await?, true))
+    }
+
+    /// Notes that these users have no connection here any more. They count as online for a while, but
+    /// what they must not miss is told them in another way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](crate::Error) if the database fails.
+    pub async fn leave_for_now(&self, users: &[TenantUser]) -> Result<()> {
+        for step in users.chunks(STEP) {
+            let (tenants, ids): (Vec<TenantId>, Vec<&UserId>) = step.iter().map(|(tenant, id)| (*tenant, id)).unzip();
+            self.db.execute(LEAVE_FOR_NOW, &[&tenants, &ids, &self.node_id]).await?;
+        }
+        Ok(())
     }
 
     /// Notes that these users are connected here no more. What is to be told: those who are

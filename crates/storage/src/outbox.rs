@@ -5,7 +5,7 @@
 
 use chatapi_domain::{Role, RoomId, TenantId, Timestamp, UserId, WebhookEvent, WebhookEvents};
 
-use crate::db::{Db, Tx};
+use crate::db::Tx;
 use crate::feed::Feed;
 use crate::{Result, TenantUser};
 
@@ -100,15 +100,4 @@ impl Outbox<'_> {
 pub(crate) async fn put_presence_in(tx: &Tx<'_>, users: &[TenantUser], event: WebhookEvent) -> Result<()> {
     let (tenants, ids): (Vec<TenantId>, Vec<&UserId>) = users.iter().map(|(tenant, id)| (*tenant, id)).unzip();
     tx.execute(PUT_PRESENCE, &[&tenants, &ids, &event.as_str()]).await.map(|_| ())
-}
-
-/// Without the outbox of a tenant that is switched off for so long, the events it holds are forgotten.
-const FORGET_OLD: &str = "
-    delete from outbox where ctid = any (array(
-        select ctid from outbox where at < now() - interval '7 days' limit 1000))";
-
-/// Forgets what nobody took for a week: its tenant is switched off, or gone.
-pub(crate) async fn forget_old(db: &Db) -> Result<()> {
-    while db.execute(FORGET_OLD, &[]).await? > 0 {}
-    Ok(())
 }

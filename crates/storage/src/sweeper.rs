@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::db::Db;
 use crate::feed::{Signal, Told};
-use crate::{Result, deliveries, erasure, idempotency, nodes, outbox, retention, tokens, usage};
+use crate::{Result, deliveries, erasure, idempotency, nodes, retention, tokens, usage};
 
 /// How often what an earlier run left is looked for.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -60,7 +60,6 @@ impl Work {
             Self::Age => {
                 retention::sweep(db).await?;
                 usage::close_hours(db).await?;
-                outbox::forget_old(db).await?;
                 deliveries::forget_old(db).await
             }
             Self::Leftovers => {

@@ -9,7 +9,7 @@ use chatapi_tests::App;
 use futures_util::future::join_all;
 use reqwest::Client;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Says as much as it can until `stop`; what was acknowledged.
 async fn write(url: &str, key: &str, room: &str, name: &str, stop: &AtomicBool) -> Vec<String> {
@@ -73,4 +73,35 @@ async fn every_acknowledged_message_is_told_though_the_server_is_killed_meanwhil
     }
     assert_eq!(ids.len(), told.len(), "the same again has the same id");
     assert!(calls - told.len() <= 16 * ROUNDS, "{calls} calls for {} messages", told.len());
+}
+
+#[tokio::test]
+async fn those_whose_node_was_killed_are_told_before_anybody_else_knows() {
+    let receiver = Receiver::start().await;
+    let one = App::builder().set("WEBHOOK_ALLOW_PRIVATE", "true").start().await;
+    let mut two = one.second_node().await;
+    two.ready().await;
+    let tenant = one.tenant_with("t", json!({"webhook_url": receiver.url()})).await;
+    let room = tenant.room("dm", &["alice", "bob"]).await;
+    let _socket = tenant.through(&two).user("bob").socket().await;
+    loop {
+        tenant.user("alice").say(&room, "are you there?").await;
+        if receiver.within(Duration::from_millis(400)).await.is_none() {
+            break;
+        }
+    }
+
+    let start = Instant::now();
+    two.signal("KILL").await;
+    let told = loop {
+        tenant.user("alice").say(&room, "are you still there?").await;
+        if let Some(call) = receiver.within(Duration::from_millis(400)).await {
+            break call;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    };
+
+    assert_eq!(told.body["recipient_id"], "bob");
+    let presence = tenant.backend().get("/presence?user_ids=bob").await.expect(200);
+    assert!(presence.text.contains("online"), "the node is not buried yet: {}", presence.text);
 }

@@ -137,6 +137,12 @@ async fn what_cannot_be_told_is_a_dead_letter_that_can_be_tried_again() {
     assert_eq!(part("actor")[4], format!("key_{}", &tenant.key[3..15]));
     assert!(part("target")[1..5].iter().all(|target| *target == id));
     assert_eq!(part("tenant_id")[3..5], [tenant.id.as_str(), &tenant.id]);
+
+    // After a week they are forgotten.
+    let old = "update deliveries set failed_at = now() - case event when 'message.sent' then interval '8 days' end";
+    app.sql().await.execute(old, &[]).await.expect("aged");
+    other.backend().patch("/tenant", json!({"name": "looked at"})).await.expect(200);
+    letters(&tenant, 0).await;
 }
 
 #[tokio::test]
