@@ -31,7 +31,7 @@ test-slow: setup-slow ## Runs the tests that kill real processes, and those in a
 ifeq ($(NEXTEST),yes)
 	$(WITH_POSTGRES) $(CARGO) nextest run --workspace -E 'test(/^slow::/)'
 else
-	$(WITH_POSTGRES) $(CARGO) test -p chatapi-tests --test it slow::
+	$(WITH_POSTGRES) $(CARGO) test --workspace --test it slow::
 endif
 
 lint: ## Checks format and lints, warnings denied

@@ -1,4 +1,4 @@
-//! docs/websocket.md: its examples run as they stand.
+//! The examples of docs/websocket.md and docs/webhooks.md run as they stand.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use chatapi_tests::App;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-const DOCS: &str = include_str!("../../../docs/websocket.md");
+const WEBSOCKET: &str = include_str!("../../../docs/websocket.md");
+const WEBHOOKS: &str = include_str!("../../../docs/webhooks.md");
 
 /// The first block of the page in this language.
-fn example(language: &str) -> String {
-    let (_, after) = DOCS.split_once(&format!("```{language}\n")).expect("a block");
+fn example(page: &str, language: &str) -> String {
+    let (_, after) = page.split_once(&format!("```{language}\n")).expect("a block");
     after.split_once("\n```").expect("its end").0.to_owned()
 }
 
@@ -80,7 +81,7 @@ impl Site {
             }
         };
         let (status, kind, answer) = match head.split(' ').nth(1).unwrap_or_default() {
-            path if path.starts_with("/?") => ("200 OK", "text/html", example("html") + PERSON),
+            path if path.starts_with("/?") => ("200 OK", "text/html", example(WEBSOCKET, "html") + PERSON),
             "/token" => match self.token().await {
                 Some(token) => ("200 OK", "application/json", token),
                 None => ("503 Service Unavailable", "text/plain", "later".to_owned()),
@@ -227,7 +228,7 @@ async fn the_node_program_answers_once_also_what_was_asked_while_it_was_away() {
     };
     let folder = tempfile::tempdir().expect("a folder");
     let script = folder.path().join("echo.mjs");
-    std::fs::write(&script, example("js")).expect("written");
+    std::fs::write(&script, example(WEBSOCKET, "js")).expect("written");
     let headers = [("X-API-Key", key.as_str()), ("X-User-Id", "alice")];
     let path = format!("/rooms/{room}/messages");
     let pongs = async |app: &App, expected: usize| {
@@ -260,4 +261,36 @@ async fn the_node_program_answers_once_also_what_was_asked_while_it_was_away() {
     pongs(&app, 3).await;
     sleep(Duration::from_secs(1)).await;
     pongs(&app, 3).await;
+}
+
+#[tokio::test]
+async fn the_receiver_takes_what_is_signed_and_refuses_the_rest() {
+    let app = App::builder().set("WEBHOOK_ALLOW_PRIVATE", "true").start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("receiver.mjs");
+    std::fs::write(&script, example(WEBHOOKS, "js")).expect("written");
+    let address = free_port();
+    let port = address.rsplit_once(':').expect("a port").1;
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let mut program = node(&script).await;
+    program.env("WEBHOOK_SECRET", secret).env("PORT", port).stdout(Stdio::piped());
+    let mut running = program.spawn().expect("node runs");
+    let mut lines = BufReader::new(running.stdout.take().expect("a pipe")).lines();
+    assert_eq!(lines.next_line().await.expect("a line").as_deref(), Some("listening"));
+    let config = json!({"webhook_url": format!("http://127.0.0.1:{port}/"), "webhook_secret": secret});
+    let tenant = app.tenant_with("t", config).await;
+    let test = async || tenant.backend().post("/tenant/webhook/test", json!({})).await.expect(200);
+
+    assert_eq!(test().await.body["delivered"], true);
+    assert_eq!(lines.next_line().await.expect("a line").as_deref(), Some("ping  "));
+    let room = tenant.room("dm", &["alice", "bob"]).await;
+    tenant.user("alice").say(&room, "wake up").await;
+    assert_eq!(lines.next_line().await.expect("a line").as_deref(), Some("message.new [ 'bob' ] wake up"));
+    // With a new secret beside the old one it is still let in; with another alone it is not.
+    tenant.backend().patch("/tenant", json!({"config": {"webhook_secret": "new"}})).await.expect(200);
+    assert_eq!(test().await.body["delivered"], true);
+    let forget = "update tenants set config = config - 'webhook_old_secrets'";
+    app.sql().await.execute(forget, &[]).await.expect("updated");
+    let refused = test().await;
+    assert_eq!((&refused.body["delivered"], &refused.body["status"]), (&json!(false), &json!(401)));
 }

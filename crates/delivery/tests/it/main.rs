@@ -1,5 +1,7 @@
 //! A dispatcher over a store, as another service would embed the two, and an endpoint that is real.
 
+mod slow;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +11,7 @@ use chatapi_domain::{
     UserId,
 };
 use chatapi_storage::{Connector, Store, TenantStore};
-use chatapi_testkit::{Behaviour, Database, Receiver};
+use chatapi_testkit::{Database, Receiver};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -114,33 +116,6 @@ async fn what_a_node_had_claimed_when_it_died_is_told_when_its_lease_is_over() {
     sql.execute("update deliveries set due_at = now()", &[]).await.expect("it is over");
 
     assert_eq!(endpoint.next().await.header("webhook-id"), claimed[0].event_id.to_string());
-    running.end().await;
-    store.close().await;
-}
-
-#[tokio::test]
-async fn calls_to_one_endpoint_are_bounded_and_fewer_where_they_fail() {
-    let (database, endpoint) = (Database::new().await, Receiver::start().await);
-    let store = database.store();
-    let chat = Chat::new(&store, &endpoint).await;
-    endpoint.behave(Behaviour::Hang);
-    let running = Running::start(&store);
-
-    for n in 0..40 {
-        chat.say(&n.to_string()).await;
-    }
-    let under_way = || running.dispatcher.status().under_way;
-    until("16 calls", async || under_way() == 16).await;
-    sleep(Duration::from_millis(1500)).await;
-    assert_eq!((under_way(), running.dispatcher.status().tenants), (16, 1));
-    // After ten seconds they are given up, and two are made at once.
-    until("they fail", async || running.dispatcher.status().failures >= 16).await;
-    until("two calls", async || under_way() == 2).await;
-    endpoint.behave(Behaviour::Answer(200));
-    let told = "select count(*) = 0 from deliveries where attempts = 0";
-    let sql = database.client().await;
-    until("the rest is told", async || sql.query_one(told, &[]).await.expect("asked").get(0)).await;
-
     running.end().await;
     store.close().await;
 }
