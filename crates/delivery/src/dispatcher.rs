@@ -25,6 +25,9 @@ use crate::endpoint::{Answer, Caller, Endpoint, NoEndpoint};
 /// How often what is due is looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Tenants that ask the database at once: its connections are for requests too.
+const ASKING: usize = 4;
+
 /// Calls under way at once beside the first of each tenant.
 const SHARED_CALLS: usize = 1024;
 
@@ -72,6 +75,7 @@ pub(crate) struct Inner {
     pub(crate) clock: fn() -> Timestamp,
     caller: Caller,
     pub(crate) calls: Arc<Semaphore>,
+    pub(crate) asking: Semaphore,
     working: Mutex<HashMap<TenantId, Arc<Woken>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -113,6 +117,7 @@ impl Dispatcher {
             options,
             clock,
             calls: Arc::new(Semaphore::new(SHARED_CALLS)),
+            asking: Semaphore::new(ASKING),
             working: Mutex::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),

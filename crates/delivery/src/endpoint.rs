@@ -97,7 +97,7 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn new(allow_private: bool) -> Self {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver { allow_private });
+        let mut tcp = HttpConnector::new_with_resolver(Resolver::new(allow_private));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         let https =

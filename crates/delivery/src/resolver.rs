@@ -2,20 +2,57 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use chatapi_domain::is_public;
 use hyper_util::client::legacy::connect::dns::Name;
+use moka::future::Cache;
+use tokio::sync::Semaphore;
 use tower_service::Service;
+
+/// How long what was found is used again, and how much of it is kept.
+const KEEP: Duration = Duration::from_secs(10);
+const KEPT: u64 = 10_000;
+
+/// Names the system is asked for at once. Each takes a thread for as long as the system tries, and
+/// the threads are for verifying keys too (there are 512).
+const ASKING: usize = 128;
 
 /// Asks the system, and keeps only addresses that are public, unless any may be called. What it
 /// answers is what is connected to: a name that stands for another address a moment later, or for
-/// several, gets nowhere else.
+/// several, gets nowhere else. Those who want the same name at once share one question.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolver {
-    pub(crate) allow_private: bool,
+    allow_private: bool,
+    found: Cache<Box<str>, Arc<[SocketAddr]>>,
+    asking: Arc<Semaphore>,
+}
+
+impl Resolver {
+    pub(crate) fn new(allow_private: bool) -> Self {
+        let found = Cache::builder().max_capacity(KEPT).time_to_live(KEEP).build();
+        Self { allow_private, found, asking: Arc::new(Semaphore::new(ASKING)) }
+    }
+
+    async fn find(self, name: Box<str>) -> io::Result<std::vec::IntoIter<SocketAddr>> {
+        let (asking, asked) = (self.asking.clone(), name.clone());
+        let found = self.found.try_get_with(name, async move {
+            // The place is given back when the thread ends, though nobody may wait for it any more.
+            let place = asking.acquire_owned().await.map_err(io::Error::other)?;
+            let lookup = tokio::task::spawn_blocking(move || {
+                let found = (&*asked, 0).to_socket_addrs().map(Iterator::collect);
+                drop(place);
+                found
+            });
+            lookup.await.map_err(io::Error::other)?
+        });
+        let found = found.await.map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+        permitted(found.iter().copied(), self.allow_private).map(Vec::into_iter)
+    }
 }
 
 impl Service<Name> for Resolver {
@@ -28,11 +65,7 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let allow_private = self.allow_private;
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            permitted(found, allow_private).map(Vec::into_iter)
-        })
+        Box::pin(self.clone().find(name.as_str().into()))
     }
 }
 
@@ -65,7 +98,7 @@ mod tests {
     async fn a_name_of_this_machine_leads_nowhere() {
         let localhost = || "localhost".parse::<Name>().expect("a name");
 
-        assert!(Resolver { allow_private: false }.call(localhost()).await.is_err());
-        assert!(Resolver { allow_private: true }.call(localhost()).await.is_ok());
+        assert!(Resolver::new(false).call(localhost()).await.is_err());
+        assert!(Resolver::new(true).call(localhost()).await.is_ok());
     }
 }

@@ -73,6 +73,7 @@ impl Dispatcher {
 
     /// Claims what is due, at most `limit`; where the tenant is told now; and whether there may be more.
     async fn claim(&self, tenant_id: TenantId, limit: usize) -> Result<(Vec<Delivery>, Option<Arc<Endpoint>>, bool)> {
+        let _asking = self.inner.asking.acquire().await;
         let none = (Vec::new(), None, false);
         let tenant = match self.inner.store.tenants().get(tenant_id).await {
             Ok(tenant) if tenant.status == TenantStatus::Active => tenant,
@@ -109,9 +110,8 @@ impl Dispatcher {
     }
 
     async fn attempt(&self, delivery: &Delivery, endpoint: Option<&Endpoint>, meter: &Meter) -> (bool, Result<()>) {
-        let deliveries = self.inner.store.deliveries();
         let Some(body) = Body::of(delivery).and_then(|body| serde_json::to_vec(&body).ok()) else {
-            return (true, deliveries.delivered(delivery).await);
+            return (true, self.delivered(delivery).await);
         };
         let Some(endpoint) = endpoint else {
             let failure = Failure { status: None, error: "there is no endpoint, or it is disabled".to_owned() };
@@ -119,7 +119,7 @@ impl Dispatcher {
         };
         let now = (self.inner.clock)();
         let answer = self.call(endpoint, &delivery.event_id.to_string(), Bytes::from(body), now, meter).await;
-        let Some(failure) = answer.failure() else { return (true, deliveries.delivered(delivery).await) };
+        let Some(failure) = answer.failure() else { return (true, self.delivered(delivery).await) };
         let noted = if answer.is_gone() {
             tracing::warn!(tenant_id = %delivery.tenant_id, "A webhook endpoint is gone (410), and disabled");
             let disabled = self.inner.store.tenants().disable_webhook(delivery.tenant_id, &endpoint.url, now).await;
@@ -127,9 +127,16 @@ impl Dispatcher {
         } else if delivery.attempts >= self.inner.options.retries {
             self.give_up(delivery, true, &failure).await
         } else {
-            deliveries.retry(delivery, pause(delivery.attempts + 1, random()), &failure).await
+            let _asking = self.inner.asking.acquire().await;
+            let pause = pause(delivery.attempts + 1, random());
+            self.inner.store.deliveries().retry(delivery, pause, &failure).await
         };
         (false, noted)
+    }
+
+    async fn delivered(&self, delivery: &Delivery) -> Result<()> {
+        let _asking = self.inner.asking.acquire().await;
+        self.inner.store.deliveries().delivered(delivery).await
     }
 
     async fn give_up(&self, delivery: &Delivery, attempted: bool, failure: &Failure) -> Result<()> {
@@ -137,6 +144,7 @@ impl Dispatcher {
         tracing::warn!(tenant_id = %delivery.tenant_id, event_id = %delivery.event_id, event = delivery.event.as_str(),
             status, error, "A webhook is given up: a dead letter");
         self.inner.given_up.fetch_add(1, Relaxed);
+        let _asking = self.inner.asking.acquire().await;
         self.inner.store.deliveries().give_up(delivery, attempted, failure).await
     }
 }

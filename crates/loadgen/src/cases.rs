@@ -64,6 +64,9 @@ impl Bench {
         if self.wants("live") {
             text.push_str(&self.live(&mut all).await);
         }
+        if self.wants("webhooks") {
+            text.push_str(&self.webhooks().await);
+        }
         let after = self.system.memory();
         let _ = writeln!(
             text,
@@ -92,7 +95,7 @@ impl Bench {
         self.load_to(self.system.address, connections, requests, None).await
     }
 
-    async fn load_to(
+    pub(crate) async fn load_to(
         &self,
         address: SocketAddr,
         connections: usize,

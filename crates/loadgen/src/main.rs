@@ -11,6 +11,7 @@ mod load;
 mod report;
 mod sockets;
 mod system;
+mod webhooks;
 mod yardstick;
 
 use crate::cases::Bench;

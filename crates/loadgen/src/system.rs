@@ -198,6 +198,31 @@ impl System {
         tenant
     }
 
+    /// Has the tenant's endpoint told of each message.
+    ///
+    /// # Panics
+    ///
+    /// If the database fails.
+    pub(crate) async fn tell(&self, tenant: &Tenant, endpoint: SocketAddr) {
+        let config =
+            "update tenants set config = jsonb_build_object('webhook_url', $2::text, 'webhook_secret', 'secret',
+                                                                     'webhook_events', array['message.sent'])
+                       where tenant_id = $1";
+        let url = format!("http://{endpoint}/");
+        self.sql.execute(config, &[tenant.id.as_uuid(), &url]).await.expect("set");
+    }
+
+    /// What the tenant's endpoint is still to be told.
+    ///
+    /// # Panics
+    ///
+    /// If the database fails.
+    pub(crate) async fn untold(&self, tenant: &Tenant) -> i64 {
+        let count = "select (select count(*) from outbox where tenant_id = $1)
+                          + (select count(*) from deliveries where tenant_id = $1)";
+        self.sql.query_one(count, &[tenant.id.as_uuid()]).await.expect("counted").get(0)
+    }
+
     /// Asks the server to delete a tenant.
     ///
     /// # Panics
@@ -248,8 +273,7 @@ impl System {
     ///
     /// If the database fails.
     pub(crate) async fn clear(&self) {
-        let clear =
-            "truncate messages; update rooms set last_seq = 0; update room_members set read_seq = 0, delivered_seq = 0";
+        let clear = "truncate messages, outbox, deliveries; update rooms set last_seq = 0; update room_members set read_seq = 0, delivered_seq = 0";
         self.sql.batch_execute(clear).await.expect("cleared");
         self.sql.batch_execute("vacuum analyze rooms").await.expect("vacuumed");
         self.sql.batch_execute("vacuum analyze room_members").await.expect("vacuumed");
@@ -280,6 +304,7 @@ fn serve(database: &str) -> (Child, SocketAddr) {
         .env("MASTER_API_KEY", MASTER_KEY)
         .env("DEFAULT_RATE_LIMIT", "1000000")
         .env("WS_MAX_CONNECTIONS_PER_USER", "100")
+        .env("WEBHOOK_ALLOW_PRIVATE", "true")
         .stdout(Stdio::piped())
         .spawn()
         .expect("the server is built: cargo build --release -p chatapi");

@@ -14,8 +14,10 @@ use crate::Result;
 use crate::db::Db;
 use crate::row::{self, get, word};
 
-/// Events taken out of the outbox in one statement. Each may have many recipients.
+/// Events taken out of the outbox in one statement, and members of their rooms, of whom each may be a
+/// recipient; one event at least.
 const TAKE: i64 = 20;
+const TAKE_MEMBERS: i64 = 20_000;
 
 /// How long whoever takes a delivery has it, in seconds: longer than one attempt may take.
 const LEASE: f64 = 30.0;
@@ -86,9 +88,15 @@ const DUE: &str = "
 /// to nobody if it is deleted by now. Who counts as online only because nobody knows yet whether he
 /// comes back, or whose node was silent for two beats, is told: once too often is better than never.
 const TAKE_OUT: &str = "
-    with taken as materialized (
+    with oldest as materialized (
+        select event_id, event, room_id from outbox
+         where tenant_id = $1 order by event_id limit $2 for update skip locked),
+    weighed as (
+        select o.event_id, sum(r.member_count) over (order by o.event_id) - r.member_count as before
+          from oldest o left join rooms r on o.event = 'message.new' and r.tenant_id = $1 and r.room_id = o.room_id),
+    taken as materialized (
         delete from outbox where tenant_id = $1 and event_id = any (array(
-            select event_id from outbox where tenant_id = $1 order by event_id limit $2 for update skip locked))
+            select event_id from weighed where before is null or before < $4))
         returning *),
     offline as (
         select t.event_id, m.user_id, (row_number() over (partition by t.event_id order by m.user_id) - 1) / $3 as nth
@@ -174,7 +182,7 @@ impl Deliveries<'_> {
     /// [`Error`](crate::Error) if the database fails.
     pub async fn take(&self, tenant: TenantId) -> Result<bool> {
         let max_users = i64::try_from(crate::outbox::MAX_USERS).unwrap_or(i64::MAX);
-        let row = self.db.query_opt(TAKE_OUT, &[&tenant, &TAKE, &max_users]).await?;
+        let row = self.db.query_opt(TAKE_OUT, &[&tenant, &TAKE, &max_users, &TAKE_MEMBERS]).await?;
         Ok(row.as_ref().map_or(Ok(0), |row| get::<i64>(row, "taken"))? > 0)
     }
 
