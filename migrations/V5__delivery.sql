@@ -18,7 +18,7 @@ create table outbox (
     role       text,
     at         timestamptz not null,
     primary key (tenant_id, event_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
 -- One call to an endpoint, until it was answered or given up.
 create table deliveries (
@@ -40,7 +40,7 @@ create table deliveries (
     -- Since when it is a dead letter.
     failed_at   timestamptz,
     primary key (tenant_id, event_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 create index deliveries_due on deliveries (tenant_id, due_at) where failed_at is null;
 create index dead_letters_by_tenant on deliveries (tenant_id, event_id) where failed_at is not null;
 create index dead_letters on deliveries (event_id) where failed_at is not null;

@@ -46,6 +46,8 @@ async fn a_new_message_is_told_for_those_who_are_offline() {
     until("online", online, both).await;
 
     tenant.user("alice").say(&room, "all are here").await;
+    // Who goes within 0.4 s is told, too.
+    assert!(receiver.within(Duration::from_millis(900)).await.is_none());
     drop(of_carl);
     until("offline", online, |answer| answer.text.contains("offline")).await;
     let sent = tenant.user("alice").say(&room, "to carl alone").await;
@@ -85,14 +87,32 @@ async fn one_who_has_just_gone_is_told_though_presence_waits_for_him() {
     };
     say_until(false).await;
 
+    // The first message after it is told already.
     let start = Instant::now();
     drop(socket);
-    say_until(true).await;
+    tenant.user("alice").say(&room, "gone").await;
+    assert_eq!(receiver.next().await.body["message"]["content"], "gone");
     assert!(online().await.text.contains("online") && start.elapsed() < Duration::from_secs(4));
     let _back = tenant.user("bob").socket().await;
     say_until(false).await;
 
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_tenant_without_presence_has_everybody_told() {
+    let (app, receiver) = (server().start().await, Receiver::start().await);
+    let config = json!({"webhook_url": receiver.url(), "presence": false,
+        "webhook_events": ["message.new", "presence.online"]});
+    let tenant = app.tenant_with("t", config).await;
+    let room = tenant.room("group", &["alice", "bob", "carl"]).await;
+    let mut bob = tenant.user("bob").socket().await;
+
+    tenant.user("alice").say(&room, "to all").await;
+
+    assert_eq!(bob.next_of("message").await["content"], "to all");
+    let told = receiver.next().await;
+    assert_eq!((&told.body["event"], &told.body["recipient_ids"]), (&json!("message.new"), &json!(["bob", "carl"])));
 }
 
 #[tokio::test]

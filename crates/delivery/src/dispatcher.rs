@@ -1,29 +1,41 @@
 //! For which tenants something is to be done, and who does it.
 //!
-//! A tenant that has something due gets a task of its own, and so a place of its own: one whose
-//! endpoint is slow or dead takes no other's. This node's own messages wake it at once; what other
+//! A tenant that has something due gets a task of its own, and a place of its own to call: one whose
+//! endpoint is slow or dead takes no other's. Further places are shared, and only for endpoints that
+//! are well. This node's own messages wake it at once; what other
 //! nodes put into outboxes, and what is to be tried again, is looked for once a second.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chatapi_domain::{EventId, Tenant, TenantId, Timestamp};
-use chatapi_storage::{Meter, Store};
+use chatapi_storage::{Floor, Meter, Store};
 use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
-use crate::endpoint::{Answer, Caller, Endpoint, NoEndpoint};
+use crate::endpoint::{Answer, Caller, Endpoint, NotTried};
 
-/// How often what is due is looked for.
+/// How often what is due is looked for; less often if a look takes long.
 const LOOK: Duration = Duration::from_secs(1);
+const LOOK_FACTOR: u32 = 20;
+
+/// How long a tenant is remembered for whom nothing is done.
+const REMEMBER: Duration = Duration::from_mins(10);
+
+/// Calls to one endpoint at once: at most, and before it is known how that comes out.
+const WIDTH: usize = 16;
+const WIDTH_AT_FIRST: usize = 4;
+
+/// Endpoints tried out at once.
+const TRYING: usize = 64;
 
 /// Tenants that ask the database at once: its connections are for requests too.
 const ASKING: usize = 4;
@@ -59,6 +71,8 @@ pub struct Status {
     pub under_way: usize,
     /// Tenants for whom something is being done.
     pub tenants: usize,
+    /// How long that was due which was due for the longest, of any tenant, at the last look.
+    pub late: Duration,
 }
 
 /// Brings what is in the outboxes to the endpoints. Cheap to clone; one a process.
@@ -76,27 +90,103 @@ pub(crate) struct Inner {
     caller: Caller,
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) asking: Semaphore,
-    working: Mutex<HashMap<TenantId, Arc<Woken>>>,
+    working: Mutex<HashMap<TenantId, Arc<OfTenant>>>,
+    trying: Mutex<HashSet<TenantId>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     attempts: AtomicU64,
     failures: AtomicU64,
     pub(crate) given_up: AtomicU64,
     under_way: AtomicUsize,
+    late: AtomicU64,
 }
 
-/// Tells a tenant's task that there is more.
-#[derive(Debug, Default)]
-pub(crate) struct Woken(Notify);
+/// What is known of a tenant for whom something was done lately.
+#[derive(Debug)]
+pub(crate) struct OfTenant {
+    /// Says that there is more.
+    woken: Notify,
+    /// Calls that may be made at once.
+    width: AtomicUsize,
+    pub(crate) floor: tokio::sync::Mutex<Floor>,
+    state: Mutex<State>,
+}
 
-impl Woken {
-    pub(crate) async fn again(&self) {
-        self.0.notified().await;
+#[derive(Debug, Clone, Copy)]
+enum State {
+    AtWork,
+    IdleSince(Instant),
+}
+
+impl OfTenant {
+    fn new() -> Self {
+        let (floor, state) = (tokio::sync::Mutex::new(Floor::new()), Mutex::new(State::AtWork));
+        Self { woken: Notify::new(), width: AtomicUsize::new(WIDTH_AT_FIRST), floor, state }
     }
 
-    /// Whether there is more that nobody has waited for.
-    fn is_pending(&self) -> bool {
-        self.0.notified().now_or_never().is_some()
+    pub(crate) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+
+    /// Whether it was woken and nobody has waited for that.
+    fn is_woken(&self) -> bool {
+        self.woken.notified().now_or_never().is_some()
+    }
+
+    /// Calls that may be made at once.
+    pub(crate) fn width(&self) -> usize {
+        self.width.load(Relaxed)
+    }
+
+    /// A call came out well, or did not: then the next ones go one by one, until they do.
+    pub(crate) fn called(&self, well: bool) {
+        let width = if well { (self.width() + 1).min(WIDTH) } else { 1 };
+        self.width.store(width, Relaxed);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_at_work(&self) -> bool {
+        matches!(*self.state(), State::AtWork)
+    }
+}
+
+/// A call under way, as it is counted.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A tenant's right to try out its endpoint; ends with the value.
+struct Trying<'a> {
+    inner: &'a Inner,
+    tenant: TenantId,
+}
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        self.inner.trying().remove(&self.tenant);
+    }
+}
+
+impl Inner {
+    fn trying(&self) -> MutexGuard<'_, HashSet<TenantId>> {
+        self.trying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One at a time of a tenant, and not too many of all.
+    fn begin_to_try(&self, tenant: TenantId) -> Result<Trying<'_>, NotTried> {
+        let mut trying = self.trying();
+        if trying.len() >= TRYING || !trying.insert(tenant) {
+            return Err(NotTried::Busy);
+        }
+        drop(trying);
+        Ok(Trying { inner: self, tenant })
     }
 }
 
@@ -119,15 +209,18 @@ impl Dispatcher {
             calls: Arc::new(Semaphore::new(SHARED_CALLS)),
             asking: Semaphore::new(ASKING),
             working: Mutex::default(),
+            trying: Mutex::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
             attempts: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
             under_way: AtomicUsize::new(0),
+            late: AtomicU64::new(0),
         };
         let dispatcher = Self { inner: Arc::new(inner) };
-        tasks.spawn(stop.clone().run_until_cancelled_owned(dispatcher.clone().look()));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(guarded(dispatcher.clone(), Self::hear)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(guarded(dispatcher.clone(), Self::look)));
         dispatcher
     }
 
@@ -135,9 +228,10 @@ impl Dispatcher {
     ///
     /// # Errors
     ///
-    /// [`NoEndpoint`] if there is none.
-    pub async fn try_out(&self, tenant: &Tenant, now: Timestamp) -> Result<Answer, NoEndpoint> {
+    /// [`NotTried`] if there is none, or it is being tried out.
+    pub async fn try_out(&self, tenant: &Tenant, now: Timestamp) -> Result<Answer, NotTried> {
         let endpoint = Endpoint::to_try(tenant, now)?;
+        let _trying = self.inner.begin_to_try(tenant.tenant_id)?;
         let body = serde_json::to_vec(&Body::ping(tenant.tenant_id, now)).unwrap_or_default();
         let meter = self.inner.store.meter(tenant.tenant_id);
         let id = EventId::new(now).to_string();
@@ -152,7 +246,8 @@ impl Dispatcher {
             failures: self.inner.failures.load(Relaxed),
             given_up: self.inner.given_up.load(Relaxed),
             under_way: self.inner.under_way.load(Relaxed),
-            tenants: self.working().len(),
+            tenants: self.working().values().filter(|tenant| tenant.is_at_work()).count(),
+            late: Duration::from_micros(self.inner.late.load(Relaxed)),
         }
     }
 
@@ -167,66 +262,91 @@ impl Dispatcher {
     ) -> Answer {
         self.inner.attempts.fetch_add(1, Relaxed);
         self.inner.under_way.fetch_add(1, Relaxed);
+        let under_way = UnderWay(&self.inner.under_way);
         meter.webhook_attempted();
         let answer = self.inner.caller.call(endpoint, id, body, now).await;
-        self.inner.under_way.fetch_sub(1, Relaxed);
+        drop(under_way);
         if !answer.is_success() {
             self.inner.failures.fetch_add(1, Relaxed);
         }
         answer
     }
 
-    async fn look(self) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Hears what this node put into outboxes.
+    async fn hear(self) {
         loop {
-            let tenants = tokio::select! {
-                tenants = self.inner.store.feed().filled_outboxes() => tenants,
-                _ = looks.tick() => match self.inner.store.deliveries().due().await {
-                    Ok(tenants) => tenants,
-                    Err(error) => {
-                        tracing::debug!(%error, "What is due will be looked for again");
-                        continue;
-                    }
-                },
-            };
-            for tenant in tenants {
+            for tenant in self.inner.store.feed().filled_outboxes().await {
                 self.wake(tenant);
             }
         }
     }
 
-    /// Sees to it that somebody looks what is due for the tenant.
-    fn wake(&self, tenant: TenantId) {
-        let mut working = self.working();
-        if let Some(woken) = working.get(&tenant) {
-            woken.0.notify_one();
-            return;
+    /// Looks for what is due, and forgets tenants of whom nothing was heard for long.
+    async fn look(self) {
+        loop {
+            let start = Instant::now();
+            match self.inner.store.deliveries().due().await {
+                Ok(due) => {
+                    let now = (self.inner.clock)().as_micros();
+                    let late = due.iter().map(|(_, since)| now - since.as_micros()).max().unwrap_or(0);
+                    self.inner.late.store(u64::try_from(late).unwrap_or(0), Relaxed);
+                    for (tenant, _) in due {
+                        self.wake(tenant);
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "What is due will be looked for again"),
+            }
+            self.working().retain(|_, tenant| match *tenant.state() {
+                State::AtWork => true,
+                State::IdleSince(since) => since.elapsed() < REMEMBER,
+            });
+            sleep(LOOK.max(start.elapsed() * LOOK_FACTOR)).await;
         }
-        let woken = Arc::new(Woken::default());
-        working.insert(tenant, woken.clone());
-        drop(working);
-        let dispatcher = self.clone();
-        self.inner.tasks.spawn(async move { dispatcher.work_while_woken(tenant, &woken).await });
     }
 
-    async fn work_while_woken(&self, tenant: TenantId, woken: &Woken) {
+    /// Sees to it that somebody looks what is due for the tenant.
+    fn wake(&self, tenant_id: TenantId) {
+        let mut working = self.working();
+        let tenant = working.entry(tenant_id).or_insert_with(|| {
+            let new = OfTenant::new();
+            *new.state() = State::IdleSince(Instant::now());
+            Arc::new(new)
+        });
+        if tenant.is_at_work() {
+            tenant.woken.notify_one();
+            return;
+        }
+        *tenant.state() = State::AtWork;
+        let (dispatcher, tenant) = (self.clone(), tenant.clone());
+        drop(working);
+        self.inner.tasks.spawn(async move { dispatcher.work_while_woken(tenant_id, &tenant).await });
+    }
+
+    async fn work_while_woken(&self, tenant_id: TenantId, tenant: &OfTenant) {
         loop {
-            // Whatever happens, the tenant's place is given back.
-            match AssertUnwindSafe(self.work(tenant, woken)).catch_unwind().await {
+            // Whatever happens, the tenant is not at work for ever.
+            match AssertUnwindSafe(self.work(tenant_id, tenant)).catch_unwind().await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(tenant_id = %tenant, %error, "Webhooks will be sent later"),
-                Err(_) => tracing::error!(tenant_id = %tenant, "Sending webhooks panicked"),
+                Ok(Err(error)) => tracing::debug!(tenant_id = %tenant_id, %error, "Webhooks will be sent later"),
+                Err(_) => tracing::error!(tenant_id = %tenant_id, "Sending webhooks panicked"),
             }
-            let mut working = self.working();
-            if !woken.is_pending() || self.inner.stop.is_cancelled() {
-                working.remove(&tenant);
+            let _working = self.working();
+            if !tenant.is_woken() || self.inner.stop.is_cancelled() {
+                *tenant.state() = State::IdleSince(Instant::now());
                 return;
             }
         }
     }
 
-    fn working(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<Woken>>> {
+    fn working(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<OfTenant>>> {
         self.inner.working.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Begins again, after a pause, if ever it panics.
+async fn guarded<F: Future<Output = ()>>(dispatcher: Dispatcher, work: impl Fn(Dispatcher) -> F) {
+    while AssertUnwindSafe(work(dispatcher.clone())).catch_unwind().await.is_err() {
+        tracing::error!("Looking for webhooks panicked");
+        sleep(LOOK).await;
     }
 }

@@ -1,12 +1,14 @@
 //! One call to an endpoint, and what came of it.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chatapi_domain::{Tenant, Timestamp, WebhookSecrets, check_webhook_url};
+use chatapi_domain::{Tenant, TenantId, Timestamp, WebhookSecrets, check_webhook_url};
 use chatapi_storage::Failure;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -19,8 +21,11 @@ use tokio::time::timeout;
 use crate::resolver::Resolver;
 use crate::signature::sign;
 
-/// How long an endpoint may take, from the first packet to the last.
+/// How long an endpoint may take, from the first packet to the status of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the rest of its answer is read, once it is known what it is.
+const PATIENCE_FOR_BODY: Duration = Duration::from_secs(2);
 
 /// More of an answer is not read, and the connection is not used again.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -32,29 +37,45 @@ const SHOWN: usize = 1024;
 const IDLE: usize = 16;
 const IDLE_FOR: Duration = Duration::from_secs(30);
 
-/// The tenant has set no `webhook_url`.
+/// Why an endpoint cannot be tried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no webhook_url is set")]
-pub struct NoEndpoint;
+pub enum NotTried {
+    /// The tenant has set no `webhook_url`.
+    #[error("no webhook_url is set")]
+    NoEndpoint,
+    /// The tenant's endpoint is being tried out already, or too many are.
+    #[error("too many endpoints are being tried out")]
+    Busy,
+}
 
 /// Where a tenant is told, and what signs it.
-#[derive(Debug)]
 pub(crate) struct Endpoint {
+    tenant_id: TenantId,
+    /// As it is kept.
     pub(crate) url: String,
     secrets: WebhookSecrets,
+}
+
+impl fmt::Debug for Endpoint {
+    /// Without the URL, which may hold a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("tenant_id", &self.tenant_id).finish_non_exhaustive()
+    }
 }
 
 impl Endpoint {
     /// The tenant's, unless it has none, or it said that it is gone.
     pub(crate) fn of(tenant: &Tenant, now: Timestamp) -> Option<Self> {
-        let url = tenant.config.webhook_endpoint()?.to_owned();
-        Some(Self { url, secrets: tenant.config.webhook_secrets(now) })
+        tenant.config.webhook_endpoint().map(|url| Self::at(url, tenant, now))
     }
 
     /// The tenant's, also if it said that it is gone: to be tried out.
-    pub(crate) fn to_try(tenant: &Tenant, now: Timestamp) -> Result<Self, NoEndpoint> {
-        let url = tenant.config.webhook_url().ok_or(NoEndpoint)?.to_owned();
-        Ok(Self { url, secrets: tenant.config.webhook_secrets(now) })
+    pub(crate) fn to_try(tenant: &Tenant, now: Timestamp) -> Result<Self, NotTried> {
+        tenant.config.webhook_url().map(|url| Self::at(url, tenant, now)).ok_or(NotTried::NoEndpoint)
+    }
+
+    fn at(url: &str, tenant: &Tenant, now: Timestamp) -> Self {
+        Self { tenant_id: tenant.tenant_id, url: url.to_owned(), secrets: tenant.config.webhook_secrets(now) }
     }
 }
 
@@ -92,12 +113,14 @@ impl Answer {
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     client: Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
+    resolver: Resolver,
     allow_private: bool,
 }
 
 impl Caller {
     pub(crate) fn new(allow_private: bool) -> Self {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver::new(allow_private));
+        let resolver = Resolver::new(allow_private);
+        let mut tcp = HttpConnector::new_with_resolver(resolver.clone());
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         let https =
@@ -107,37 +130,56 @@ impl Caller {
             .pool_max_idle_per_host(IDLE)
             .pool_idle_timeout(IDLE_FOR)
             .build(https);
-        Self { client, allow_private }
+        Self { client, resolver, allow_private }
     }
 
     /// Calls the endpoint once. Redirects are not followed.
     pub(crate) async fn call(&self, endpoint: &Endpoint, id: &str, body: Bytes, now: Timestamp) -> Answer {
         let start = Instant::now();
-        let called = async {
-            // Again: the rule may be another by now, and an address in the URL asks no resolver.
-            check_webhook_url(&endpoint.url, self.allow_private).map_err(|invalid| invalid.to_string())?;
-            let request = request(endpoint, id, body, now).map_err(|error| error.to_string())?;
-            let response = self.client.request(request).await.map_err(|error| with_sources(&error))?;
-            read(response).await
-        };
-        let late = || Err(format!("no answer within {} seconds", PATIENCE.as_secs()));
-        let result = timeout(PATIENCE, called).await.unwrap_or_else(|_| late());
-        let elapsed = start.elapsed();
-        match result {
-            Ok((status, body)) => {
+        let answered = timeout(PATIENCE, self.ask(endpoint, id, body, now)).await;
+        let answered = answered.unwrap_or_else(|_| Err(format!("no answer within {} seconds", PATIENCE.as_secs())));
+        let (status, body, error) = match answered {
+            Ok(response) => {
+                let status = response.status();
+                // What follows, if anything does in time, changes nothing: the status says whether it has it.
+                let body = read(response).await;
                 let error = (!status.is_success()).then(|| format!("it answered {}", status.as_u16()));
-                Answer { status: Some(status.as_u16()), body, error, elapsed }
+                (Some(status.as_u16()), body, error)
             }
-            Err(error) => Answer { status: None, body: String::new(), error: Some(error), elapsed },
+            Err(error) => (None, String::new(), Some(error)),
+        };
+        Answer { status, body, error, elapsed: start.elapsed() }
+    }
+
+    async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        id: &str,
+        body: Bytes,
+        now: Timestamp,
+    ) -> Result<Response<Incoming>, String> {
+        // Again: the rule may be another by now, and an address in the URL asks no resolver.
+        let url = check_webhook_url(&endpoint.url, self.allow_private).map_err(|invalid| invalid.to_string())?;
+        if let Some(name) = url.domain() {
+            self.resolver.find(endpoint.tenant_id, name).await?;
         }
+        // What was checked is what is called, in the form in which it was understood.
+        let request = request(url.as_str(), &endpoint.secrets, id, body, now).map_err(|error| error.to_string())?;
+        self.client.request(request).await.map_err(|error| with_sources(&error))
     }
 }
 
-fn request(endpoint: &Endpoint, id: &str, body: Bytes, now: Timestamp) -> hyper::http::Result<Request<Full<Bytes>>> {
+fn request(
+    url: &str,
+    secrets: &WebhookSecrets,
+    id: &str,
+    body: Bytes,
+    now: Timestamp,
+) -> hyper::http::Result<Request<Full<Bytes>>> {
     let timestamp = now.as_micros().div_euclid(1_000_000);
-    let signed = sign(&endpoint.secrets, id, timestamp, &body);
+    let signed = sign(secrets, id, timestamp, &body);
     let optional = [("webhook-signature", signed.standard), ("x-chatapi-signature", signed.own)];
-    let mut request = Request::post(&endpoint.url)
+    let mut request = Request::post(url)
         .header(CONTENT_TYPE, "application/json")
         .header(USER_AGENT, concat!("ChatAPI/", env!("CARGO_PKG_VERSION")))
         .header("webhook-id", id)
@@ -150,19 +192,21 @@ fn request(endpoint: &Endpoint, id: &str, body: Bytes, now: Timestamp) -> hyper:
     request.body(Full::new(body))
 }
 
-/// The status, and the beginning of the body. One that is too long, or breaks off, changes nothing:
-/// the status says whether the endpoint has it.
-async fn read(response: Response<hyper::body::Incoming>) -> Result<(StatusCode, String), String> {
-    let status = response.status();
+/// The beginning of the body; it is read on as long as it is short, so that the connection can be used
+/// again.
+async fn read(response: Response<Incoming>) -> String {
     let mut body = Limited::new(response.into_body(), MAX_ANSWER);
     let mut shown = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        if let Some(data) = frame.data_ref() {
-            let room = SHOWN.saturating_sub(shown.len()).min(data.len());
-            shown.extend_from_slice(&data[..room]);
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Some(data) = frame.data_ref() {
+                let room = SHOWN.saturating_sub(shown.len()).min(data.len());
+                shown.extend_from_slice(&data[..room]);
+            }
         }
-    }
-    Ok((status, String::from_utf8_lossy(&shown).replace('\0', "")))
+    };
+    let _ = timeout(PATIENCE_FOR_BODY, reading).await;
+    String::from_utf8_lossy(&shown).replace('\0', "")
 }
 
 /// The system's roots. Without any no endpoint can be trusted, and each call says so.

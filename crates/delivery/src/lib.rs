@@ -16,4 +16,4 @@ mod worker;
 
 pub use body::Body;
 pub use dispatcher::{Dispatcher, Options, Status};
-pub use endpoint::{Answer, NoEndpoint};
+pub use endpoint::{Answer, NotTried};

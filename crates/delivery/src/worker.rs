@@ -2,58 +2,90 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
-use chatapi_domain::{Tenant, TenantId, TenantStatus};
-use chatapi_storage::{Delivery, Error, Failure, Meter, Result};
+use chatapi_domain::{TenantId, TenantStatus};
+use chatapi_storage::{Delivery, Error, Failure, Meter, Result, Taken};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 use crate::body::Body;
-use crate::dispatcher::{Dispatcher, Woken};
+use crate::dispatcher::{Dispatcher, OfTenant};
 use crate::endpoint::Endpoint;
-use crate::schedule::pause;
+use crate::schedule::{self, pause};
 
-/// Calls to one endpoint at once, and to one whose last call failed.
-const WIDTH: usize = 16;
-const WIDTH_FAILING: usize = 2;
+/// Statements that empty the outbox before anything is claimed; what is left then follows after.
+const TAKES: usize = 100;
+
+/// How long what is young in the outbox is left there.
+const YOUTH: Duration = Duration::from_millis(400);
+
+/// How long after its last regular attempt a delivery that could not be made is given up unasked: an
+/// endpoint that takes its time to fail is asked for less than comes in, and that must end somewhere.
+const GRACE: Duration = Duration::from_hours(24);
+
+/// What there is to be done.
+#[derive(Debug, Default)]
+struct Found {
+    claimed: Vec<Delivery>,
+    endpoint: Option<Arc<Endpoint>>,
+    /// Whether there may be more that is due, and whether to look for it at once.
+    more: bool,
+    again: bool,
+    /// Whether something in the outbox waits for its time.
+    young: bool,
+}
 
 /// A delivery that may be under way: the first of a tenant always may, further ones share permits.
 type Permit = Option<OwnedSemaphorePermit>;
 
 impl Dispatcher {
-    /// Delivers what is due for a tenant until nothing is. The last call's outcome decides how many
-    /// are made at once: one that fails is not pressed.
-    pub(crate) async fn work(&self, tenant_id: TenantId, woken: &Woken) -> Result<()> {
+    /// Delivers what is due for a tenant until nothing is. How the calls come out decides how many are
+    /// made at once: an endpoint that fails is not pressed.
+    pub(crate) async fn work(&self, tenant_id: TenantId, tenant: &OfTenant) -> Result<()> {
         let meter = self.inner.store.meter(tenant_id);
         let mut flying = FuturesUnordered::new();
-        let (mut more, mut width, mut result) = (true, WIDTH, Ok(()));
+        // Whether to look for more; at once, or when what is young has come of age.
+        let (mut more, mut at_once, mut later, mut result) = (true, false, None, Ok(()));
         loop {
-            let wanted = width.saturating_sub(flying.len());
-            let permits = if more { self.permits(wanted, flying.is_empty()) } else { Vec::new() };
-            if !permits.is_empty() && !self.inner.stop.is_cancelled() {
-                match self.claim(tenant_id, permits.len()).await {
-                    Ok((deliveries, endpoint, left)) => {
-                        more = left;
-                        for (delivery, permit) in deliveries.into_iter().zip(permits) {
-                            flying.push(self.deliver(delivery, endpoint.clone(), meter.clone(), permit));
+            if self.inner.stop.is_cancelled() {
+                (more, at_once, later) = (false, false, None);
+            }
+            if more {
+                let permits = self.permits(tenant.width().saturating_sub(flying.len()), flying.is_empty());
+                match self.find(tenant_id, tenant, permits.len()).await {
+                    Ok(found) => {
+                        (more, at_once) = (found.more, found.again);
+                        later = found.young.then(|| Instant::now() + YOUTH);
+                        // Else it is due again when its lease is over.
+                        let begun = if self.inner.stop.is_cancelled() { 0 } else { found.claimed.len() };
+                        for (delivery, permit) in found.claimed.into_iter().zip(permits).take(begun) {
+                            flying.push(self.deliver(delivery, found.endpoint.clone(), meter.clone(), permit));
                         }
                     }
                     // What is under way goes on to its end.
-                    Err(error) => (more, result) = (false, Err(error)),
+                    Err(error) => (more, at_once, later, result) = (false, false, None, Err(error)),
                 }
+            }
+            if flying.is_empty() && !more && later.is_none() {
+                return result;
             }
             tokio::select! {
                 biased;
-                done = flying.next() => match done {
-                    None if !more || self.inner.stop.is_cancelled() => return result,
-                    None => {}
-                    // One that panicked is claimed again when its lease is over.
-                    Some(delivered) => width = if delivered.unwrap_or(false) { WIDTH } else { WIDTH_FAILING },
+                Some(called) = flying.next() => match called {
+                    Ok(Some(well)) => tenant.called(well),
+                    // There was nothing to call.
+                    Ok(None) => {}
+                    // It panicked: it is claimed again when its lease is over.
+                    Err(_) => tenant.called(false),
                 },
-                () = woken.again(), if !flying.is_empty() => more = true,
+                () = tenant.woken() => more = true,
+                () = sleep_until(later.unwrap_or_else(Instant::now)), if later.is_some() => (more, later) = (true, None),
+                () = std::future::ready(()), if at_once || (more && flying.is_empty()) => {}
             }
         }
     }
@@ -71,32 +103,41 @@ impl Dispatcher {
         permits
     }
 
-    /// Claims what is due, at most `limit`; where the tenant is told now; and whether there may be more.
-    async fn claim(&self, tenant_id: TenantId, limit: usize) -> Result<(Vec<Delivery>, Option<Arc<Endpoint>>, bool)> {
+    /// Empties the outbox, and claims what is due, at most `limit`.
+    async fn find(&self, tenant_id: TenantId, tenant: &OfTenant, limit: usize) -> Result<Found> {
         let _asking = self.inner.asking.acquire().await;
-        let none = (Vec::new(), None, false);
-        let tenant = match self.inner.store.tenants().get(tenant_id).await {
-            Ok(tenant) if tenant.status == TenantStatus::Active => tenant,
-            Ok(Tenant { .. }) | Err(Error::NotFound(_)) => return Ok(none),
+        let endpoint = match self.inner.store.tenants().get(tenant_id).await {
+            Ok(tenant) if tenant.status == TenantStatus::Active => Endpoint::of(&tenant, (self.inner.clock)()),
+            Ok(_) | Err(Error::NotFound(_)) => return Ok(Found::default()),
             Err(error) => return Err(error),
         };
-        let deliveries = self.inner.store.deliveries();
-        let taken = deliveries.take(tenant_id).await?;
-        let claimed = deliveries.claim(tenant_id, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
-        let more = taken || claimed.len() == limit;
-        let endpoint = Endpoint::of(&tenant, (self.inner.clock)()).map(Arc::new);
-        Ok((claimed, endpoint, more))
+        let (deliveries, mut floor) = (self.inner.store.deliveries(), tenant.floor.lock().await);
+        let mut taken = Taken { any: true, young: false };
+        for _ in 0..TAKES {
+            if !taken.any {
+                break;
+            }
+            taken = deliveries.take(tenant_id, &mut floor).await?;
+        }
+        if limit == 0 {
+            // Something is under way, and the rest waits for it.
+            return Ok(Found { more: true, again: taken.any, young: taken.young, ..Found::default() });
+        }
+        let claimed = deliveries.claim(tenant_id, i64::try_from(limit).unwrap_or(i64::MAX), &mut floor).await?;
+        let more = taken.any || claimed.len() == limit;
+        Ok(Found { claimed, endpoint: endpoint.map(Arc::new), more, again: taken.any, young: taken.young })
     }
 
     /// Makes one delivery, and notes what came of it, on a task of its own: it must go on while the
-    /// next ones are claimed, for both need the database. Whether the endpoint is well.
+    /// next ones are claimed, for both need the database. Whether the endpoint is well, if it
+    /// was called.
     fn deliver(
         &self,
         delivery: Delivery,
         endpoint: Option<Arc<Endpoint>>,
         meter: Arc<Meter>,
         permit: Permit,
-    ) -> JoinHandle<bool> {
+    ) -> JoinHandle<Option<bool>> {
         let dispatcher = self.clone();
         self.inner.tasks.spawn(async move {
             let (well, noted) = dispatcher.attempt(&delivery, endpoint.as_deref(), &meter).await;
@@ -109,17 +150,27 @@ impl Dispatcher {
         })
     }
 
-    async fn attempt(&self, delivery: &Delivery, endpoint: Option<&Endpoint>, meter: &Meter) -> (bool, Result<()>) {
+    async fn attempt(
+        &self,
+        delivery: &Delivery,
+        endpoint: Option<&Endpoint>,
+        meter: &Meter,
+    ) -> (Option<bool>, Result<()>) {
         let Some(body) = Body::of(delivery).and_then(|body| serde_json::to_vec(&body).ok()) else {
-            return (true, self.delivered(delivery).await);
+            return (None, self.delivered(delivery).await);
         };
         let Some(endpoint) = endpoint else {
             let failure = Failure { status: None, error: "there is no endpoint, or it is disabled".to_owned() };
-            return (true, self.give_up(delivery, false, &failure).await);
+            return (None, self.give_up(delivery, false, &failure).await);
         };
         let now = (self.inner.clock)();
+        let age = Duration::from_micros(u64::try_from(now.as_micros() - delivery.at.as_micros()).unwrap_or(0));
+        if age > schedule::length(self.inner.options.retries) + GRACE {
+            let failure = Failure { status: None, error: "it waited too long for its turn".to_owned() };
+            return (None, self.give_up(delivery, false, &failure).await);
+        }
         let answer = self.call(endpoint, &delivery.event_id.to_string(), Bytes::from(body), now, meter).await;
-        let Some(failure) = answer.failure() else { return (true, self.delivered(delivery).await) };
+        let Some(failure) = answer.failure() else { return (Some(true), self.delivered(delivery).await) };
         let noted = if answer.is_gone() {
             tracing::warn!(tenant_id = %delivery.tenant_id, "A webhook endpoint is gone (410), and disabled");
             let disabled = self.inner.store.tenants().disable_webhook(delivery.tenant_id, &endpoint.url, now).await;
@@ -131,7 +182,7 @@ impl Dispatcher {
             let pause = pause(delivery.attempts + 1, random());
             self.inner.store.deliveries().retry(delivery, pause, &failure).await
         };
-        (false, noted)
+        (Some(false), noted)
     }
 
     async fn delivered(&self, delivery: &Delivery) -> Result<()> {

@@ -28,7 +28,8 @@ pub struct Config {
     monthly_message_quota: Option<u64>,
     retention_days: Option<u32>,
     allowed_origins: Option<Vec<String>>,
-    webhook_url: Option<String>,
+    /// May hold a secret in its path or query, so it is not for a `Debug`.
+    webhook_url: Option<SecretString>,
     webhook_secret: Option<SecretString>,
     webhook_events: Option<Vec<String>>,
     presence: Option<bool>,
@@ -106,7 +107,10 @@ impl Config {
             let field = Field { name, value };
             match name.as_str() {
                 // What was right once is: a stricter rule must not make a tenant unreadable.
-                "webhook_url" => config.webhook_url = field.text("a string", |_| true)?,
+                "webhook_url" => {
+                    let kept = |text: &str| text.len() <= 2048 && !text.contains(char::is_control);
+                    config.webhook_url = field.text("a URL", kept)?.map(Into::into);
+                }
                 "webhook_secret" => config.webhook_secret = field.text("a string", |_| true)?.map(Into::into),
                 "webhook_disabled_at" => {
                     let text = field.text("a time", |_| true)?;
@@ -134,12 +138,13 @@ impl Config {
                 patched.webhook_disabled_at = None;
             }
         }
+        let old = &mut patched.old_webhook_secrets;
+        old.retain(|(_, until)| *until > now);
         let text = |secret: &Option<SecretString>| secret.as_ref().map(|secret| secret.expose_secret().to_owned());
         if let Some(replaced) = &self.webhook_secret
             && text(&self.webhook_secret) != text(&patched.webhook_secret)
         {
             let old = &mut patched.old_webhook_secrets;
-            old.retain(|(_, until)| *until > now);
             old.push((replaced.clone(), now.plus_seconds(OLD_SECRET_SIGNS)));
             old.drain(..old.len().saturating_sub(OLD_SECRETS));
         }
@@ -149,13 +154,13 @@ impl Config {
     /// Where the tenant is told what happens, if anywhere; absent too while the endpoint is disabled.
     #[must_use]
     pub fn webhook_endpoint(&self) -> Option<&str> {
-        self.webhook_url.as_deref().filter(|_| self.webhook_disabled_at.is_none())
+        self.webhook_url().filter(|_| self.webhook_disabled_at.is_none())
     }
 
     /// Where the tenant wants to be told, though it may be disabled.
     #[must_use]
     pub fn webhook_url(&self) -> Option<&str> {
-        self.webhook_url.as_deref()
+        self.webhook_url.as_ref().map(ExposeSecret::expose_secret)
     }
 
     /// What signs what the endpoint is told, and what signed it until lately and goes on for a while.
@@ -206,7 +211,8 @@ impl Config {
             }
             // Whether it must be public is the server's to say: [`check_webhook_url`].
             "webhook_url" => {
-                self.webhook_url = field.text("an https URL", |text| check_webhook_url(text, true).is_ok())?;
+                let url = field.text("an https URL", |text| check_webhook_url(text, true).is_ok())?;
+                self.webhook_url = url.map(Into::into);
             }
             "webhook_secret" => {
                 let what = "1 to 256 printable ASCII characters; base64 if it begins with whsec_";
@@ -240,7 +246,7 @@ impl Config {
         put("monthly_message_quota", self.monthly_message_quota.map(Value::from));
         put("retention_days", self.retention_days.map(Value::from));
         put("allowed_origins", self.allowed_origins.clone().map(Value::from));
-        put("webhook_url", self.webhook_url.clone().map(Value::from));
+        put("webhook_url", self.webhook_url().map(Value::from));
         put("webhook_secret", self.webhook_secret.as_ref().map(|secret| secret.expose_secret().into()));
         put("webhook_events", self.webhook_events.clone().map(Value::from));
         put("presence", self.presence.map(Value::from));
@@ -265,7 +271,7 @@ impl Config {
             "monthly_message_quota": self.monthly_message_quota,
             "retention_days": self.retention_days,
             "allowed_origins": settings.allowed_origins,
-            "webhook_url": self.webhook_url,
+            "webhook_url": self.webhook_url(),
             "webhook_secret_set": self.webhook_secret.is_some(),
             "webhook_events": self.webhook_events.clone().unwrap_or_else(|| vec!["message.new".to_owned()]),
             "webhook_disabled_at": self.webhook_disabled_at,
@@ -421,12 +427,14 @@ mod tests {
 
     #[test]
     fn the_secret_is_never_shown() {
-        let config = Config::parse(&json!({"webhook_secret": "hush-hush"})).expect("a secret");
+        let url = "https://a.example/?key=hush-hush";
+        let config = Config::parse(&json!({"webhook_secret": "hush-hush", "webhook_url": url})).expect("a secret");
 
         let view = config.to_view(&Defaults::default());
 
         assert_eq!(view["webhook_secret_set"], json!(true));
-        assert!(!view.to_string().contains("hush-hush") && !format!("{config:?}").contains("hush-hush"));
+        assert_eq!(view["webhook_url"], url);
+        assert!(view.get("webhook_secret").is_none() && !format!("{config:?}").contains("hush-hush"));
     }
 
     #[test]

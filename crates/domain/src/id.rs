@@ -63,6 +63,13 @@ macro_rules! id {
                 Self(Uuid::from_u128(id & !(0xfff << 64) | fraction << 64))
             }
 
+            /// The smallest id that can be made at this moment.
+            #[must_use]
+            pub fn first_at(moment: Timestamp) -> Self {
+                let millis = u128::try_from(moment.as_micros() / 1000).unwrap_or(0);
+                Self(Uuid::from_u128(millis << 80))
+            }
+
             /// When it was made, in whole milliseconds: what it begins with.
             #[must_use]
             pub fn made_at(&self) -> Timestamp {

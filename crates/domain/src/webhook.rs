@@ -124,7 +124,10 @@ pub fn check_webhook_url(text: &str, anywhere: bool) -> Result<Url, Invalid> {
     let private = match url.host() {
         Some(Host::Ipv4(address)) => !is_public(address.into()),
         Some(Host::Ipv6(address)) => !is_public(address.into()),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Domain(name)) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name == "localhost" || name.ends_with(".localhost")
+        }
         None => true,
     };
     if private && !anywhere { Err(wrong("expected a public address")) } else { Ok(url) }
@@ -259,6 +262,7 @@ mod tests {
             ("https://a.example/\0", "expected an https URL"),
             ("https://u:p@a.example", "expected no user or password in the URL: the signature says who calls"),
             ("https://localhost:8443/", "expected a public address"),
+            ("https://LOCALHOST./", "expected a public address"),
             ("https://127.1/", "expected a public address"),
             ("https://0x7f000001/", "expected a public address"),
             ("https://2130706433/", "expected a public address"),

@@ -68,6 +68,7 @@ pub(crate) struct Metrics {
     webhook_dead_letters: Counter,
     webhooks_under_way: Gauge,
     webhook_tenants: Gauge,
+    webhook_late: Gauge<f64, AtomicU64>,
     notices: Counter,
     nodes: Gauge,
     queue: Gauge,
@@ -115,6 +116,7 @@ impl Metrics {
             webhook_dead_letters: Counter::default(),
             webhooks_under_way: Gauge::default(),
             webhook_tenants: Gauge::default(),
+            webhook_late: Gauge::default(),
             notices: Counter::default(),
             nodes: Gauge::default(),
             queue: Gauge::default(),
@@ -150,6 +152,11 @@ impl Metrics {
             self.webhooks_under_way.clone(),
         );
         registry.register("webhook_tenants", "Tenants whose webhooks are being sent", self.webhook_tenants.clone());
+        registry.register(
+            "webhook_late_seconds",
+            "How long a webhook has been due that nobody has sent yet, of any tenant",
+            self.webhook_late.clone(),
+        );
         registry.register("feed_notices", "Notices sent to other nodes", self.notices.clone());
         registry.register("nodes", "Nodes that serve this database", self.nodes.clone());
         registry.register("message_queue", "Messages waiting for a writer", self.queue.clone());
@@ -203,6 +210,7 @@ impl Metrics {
         self.webhook_dead_letters.inc_by(dispatcher.given_up.saturating_sub(self.webhook_dead_letters.get()));
         self.webhooks_under_way.set(signed(dispatcher.under_way));
         self.webhook_tenants.set(signed(dispatcher.tenants));
+        self.webhook_late.set(dispatcher.late.as_secs_f64());
         let feed = api.store.feed();
         self.notices.inc_by(feed.notices().saturating_sub(self.notices.get()));
         self.nodes.set(signed(feed.nodes()));

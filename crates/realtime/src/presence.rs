@@ -34,10 +34,21 @@ struct State {
     noted: bool,
     /// It was noted at least once: so it must be noted when the user goes.
     ever_noted: bool,
-    /// The database has it that the last connection went, and the user may come back.
-    leaving: bool,
+    /// What the database has of the last connection's end, while the user may come back.
+    left: Left,
     /// When the last connection went.
     gone_at: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Left {
+    /// It was not told.
+    #[default]
+    Untold,
+    /// It has it.
+    Noted,
+    /// It was told, and that is of use to nobody.
+    OfNoUse,
 }
 
 /// What the database is to be told.
@@ -58,7 +69,7 @@ impl Presence {
         let state = users.entry((tenant, user.clone())).or_default();
         state.connections += 1;
         state.gone_at = None;
-        if std::mem::take(&mut state.leaving) {
+        if std::mem::take(&mut state.left) == Left::Noted {
             state.noted = false;
         }
         if !state.noted {
@@ -73,6 +84,7 @@ impl Presence {
         state.connections = state.connections.saturating_sub(1);
         if state.connections == 0 {
             state.gone_at = Some(Instant::now());
+            state.left = Left::Untold;
             self.wake.notify_one();
         }
     }
@@ -106,7 +118,7 @@ impl Presence {
                 due.came.push(user.clone());
             } else if state.connections == 0 && state.gone_at.is_some_and(|at| now >= at + GRACE) {
                 due.went.push(user.clone());
-            } else if state.connections == 0 && state.noted && !state.leaving {
+            } else if state.connections == 0 && state.ever_noted && state.left == Left::Untold {
                 due.left.push(user.clone());
             }
         }
@@ -114,46 +126,70 @@ impl Presence {
     }
 
     async fn note(&self, store: &Store, due: &Due) -> Result<()> {
-        if !due.came.is_empty() {
-            let facts = store.node().arrive(&due.came).await?;
-            let mut users = self.lock();
-            for user in &due.came {
-                if let Some(state) = users.get_mut(user) {
-                    (state.noted, state.ever_noted) = (true, true);
-                }
-            }
-            drop(users);
-            for (tenant, fact) in facts {
-                store.feed().tell(tenant, fact);
+        // Who goes first: until that is noted he is taken to be there.
+        let left = self.note_left(store, &due.left).await;
+        let came = self.note_came(store, &due.came).await;
+        let went = self.note_went(store, &due.went).await;
+        left.and(came).and(went)
+    }
+
+    async fn note_left(&self, store: &Store, left: &[TenantUser]) -> Result<()> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        let noted = store.node().leave_for_now(left).await?;
+        let mut users = self.lock();
+        for user in left {
+            if let Some(state) = users.get_mut(user) {
+                state.left = Left::OfNoUse;
             }
         }
-        if !due.left.is_empty() {
-            store.node().leave_for_now(&due.left).await?;
-            let mut users = self.lock();
-            for user in &due.left {
-                match users.get_mut(user) {
-                    Some(state) if state.connections == 0 => state.leaving = true,
-                    // Back in the meantime: to be noted again.
-                    Some(state) => state.noted = false,
-                    None => {}
-                }
+        for user in &noted {
+            match users.get_mut(user) {
+                Some(state) if state.connections == 0 => state.left = Left::Noted,
+                // Back in the meantime: to be noted again.
+                Some(state) => state.noted = false,
+                None => {}
             }
         }
-        if !due.went.is_empty() {
-            let facts = store.node().go(&due.went).await?;
-            let mut users = self.lock();
-            for user in &due.went {
-                match users.get_mut(user) {
-                    Some(state) if state.connections == 0 => _ = users.remove(user),
-                    // Back in the meantime: to be noted again.
-                    Some(state) => state.noted = false,
-                    None => {}
-                }
+        Ok(())
+    }
+
+    async fn note_came(&self, store: &Store, came: &[TenantUser]) -> Result<()> {
+        if came.is_empty() {
+            return Ok(());
+        }
+        let facts = store.node().arrive(came).await?;
+        let mut users = self.lock();
+        for user in came {
+            if let Some(state) = users.get_mut(user) {
+                (state.noted, state.ever_noted) = (true, true);
             }
-            drop(users);
-            for (tenant, fact) in facts {
-                store.feed().tell(tenant, fact);
+        }
+        drop(users);
+        for (tenant, fact) in facts {
+            store.feed().tell(tenant, fact);
+        }
+        Ok(())
+    }
+
+    async fn note_went(&self, store: &Store, went: &[TenantUser]) -> Result<()> {
+        if went.is_empty() {
+            return Ok(());
+        }
+        let facts = store.node().go(went).await?;
+        let mut users = self.lock();
+        for user in went {
+            match users.get_mut(user) {
+                Some(state) if state.connections == 0 => _ = users.remove(user),
+                // Back in the meantime: to be noted again.
+                Some(state) => state.noted = false,
+                None => {}
             }
+        }
+        drop(users);
+        for (tenant, fact) in facts {
+            store.feed().tell(tenant, fact);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! Several nodes work at it. Whoever takes a delivery has it for the time of a lease; if nothing is
 //! heard until then, it is due again. So each is made at least once, and seldom twice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chatapi_domain::{EventId, Message, Role, Room, RoomId, TenantId, Timestamp, UserId, WebhookEvent};
 use tokio_postgres::Row;
@@ -56,14 +56,65 @@ pub struct Failure {
     pub error: String,
 }
 
+/// What was taken out of an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether anything was.
+    pub any: bool,
+    /// Whether there is something that waits for its time, less than half a second.
+    pub young: bool,
+}
+
+/// How far a tenant's outbox and deliveries were worked through lately: what is looked for begins a
+/// little before that. Rows that are gone stay in the index as long as any snapshot may see them, and
+/// without a floor each look would walk over them: with the dead rows of ten minutes, and an export
+/// that runs, it took 128 ms. Of use for a minute; then everything is looked through once.
+#[derive(Debug, Clone, Copy)]
+pub struct Floor {
+    taken: Timestamp,
+    claimed: Timestamp,
+    since: Instant,
+}
+
+impl Floor {
+    /// Longer than a transaction may last, in seconds: what it brought is older than its commit.
+    const MARGIN: i64 = 60;
+
+    const USE: Duration = Duration::from_mins(1);
+
+    /// The bottom.
+    #[must_use]
+    pub fn new() -> Self {
+        // The first moment that PostgreSQL and the ids know.
+        Self { taken: Timestamp::from_micros(0), claimed: Timestamp::from_micros(0), since: Instant::now() }
+    }
+
+    fn event(&mut self) -> EventId {
+        if self.since.elapsed() > Self::USE {
+            *self = Self::new();
+        }
+        EventId::first_at(self.taken.plus_seconds(-Self::MARGIN))
+    }
+
+    fn due(&self) -> Timestamp {
+        self.claimed.plus_seconds(-Self::MARGIN)
+    }
+}
+
+impl Default for Floor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// What is to be told to the endpoints of all tenants.
 #[derive(Debug, Clone, Copy)]
 pub struct Deliveries<'a> {
     pub(crate) db: &'a Db,
 }
 
-/// Tenants for whom something is due. Each is found by one step along the index, however much of it
-/// is one tenant's.
+/// Tenants for whom something is due, and since when. Each is found by one step along the index, however
+/// much of it is one tenant's.
 const DUE: &str = "
     with recursive waiting as (
         (select tenant_id from outbox order by tenant_id limit 1)
@@ -76,27 +127,34 @@ const DUE: &str = "
         select (select d.tenant_id from deliveries d where d.failed_at is null and d.tenant_id > p.tenant_id
                  order by d.tenant_id limit 1)
           from pending p where p.tenant_id is not null)
-    select t.tenant_id from (
-        select tenant_id from waiting
-        union
-        select tenant_id from pending p
-         where (select d.due_at from deliveries d where d.tenant_id = p.tenant_id and d.failed_at is null
-                 order by d.due_at limit 1) <= now()) due
-      join tenants t on t.tenant_id = due.tenant_id and t.status = 'active'";
+    select t.tenant_id, min(due.due_at) as due_at from (
+        select tenant_id, now() as due_at from waiting
+        union all
+        select tenant_id, (select d.due_at from deliveries d where d.tenant_id = p.tenant_id and d.failed_at is null
+                            order by d.due_at limit 1) from pending p) due
+      join tenants t on t.tenant_id = due.tenant_id and t.status = 'active'
+     where due.due_at <= now() group by t.tenant_id";
 
 /// Takes events out of the outbox. A new message goes to those of its room who are offline now, and
 /// to nobody if it is deleted by now. Who counts as online only because nobody knows yet whether he
 /// comes back, or whose node was silent for two beats, is told: once too often is better than never.
+/// And it waits for 0.4 seconds: so long may it take until a node notes that a connection has gone.
+///
+/// Rows are erased by their place, which stands while they are locked: by their ids it would be a filter
+/// on all that the tenant has, as long as a plan is in use that was made when that was little.
 const TAKE_OUT: &str = "
     with oldest as materialized (
-        select event_id, event, room_id from outbox
-         where tenant_id = $1 order by event_id limit $2 for update skip locked),
+        select ctid as place, event_id, event, room_id from outbox
+         where tenant_id = $1 and event_id > $5
+           and (event <> 'message.new' or at < clock_timestamp() - interval '400 milliseconds')
+         order by event_id limit $2 for update skip locked),
     weighed as (
-        select o.event_id, sum(r.member_count) over (order by o.event_id) - r.member_count as before
-          from oldest o left join rooms r on o.event = 'message.new' and r.tenant_id = $1 and r.room_id = o.room_id),
+        select o.place, sum(r.member_count) over (order by o.event_id) - r.member_count as before
+          from oldest o left join lateral (
+            select member_count from rooms
+             where o.event = 'message.new' and tenant_id = $1 and room_id = o.room_id limit 1) r on true),
     taken as materialized (
-        delete from outbox where tenant_id = $1 and event_id = any (array(
-            select event_id from weighed where before is null or before < $4))
+        delete from outbox where ctid = any (array(select place from weighed where before is null or before < $4))
         returning *),
     offline as (
         select t.event_id, m.user_id, (row_number() over (partition by t.event_id order by m.user_id) - 1) / $3 as nth
@@ -117,22 +175,32 @@ const TAKE_OUT: &str = "
         select $1, case when c.nth = 0 then t.event_id else new_id() end, t.event, t.room_id, t.message_id,
                c.user_ids, t.role, t.at, now()
           from calls c join taken t using (event_id))
-    select count(*) as taken from taken";
+    select (select event_id from taken order by event_id desc limit 1) as last,
+           coalesce((select o.at >= clock_timestamp() - interval '400 milliseconds' from outbox o
+                      where o.tenant_id = $1 order by o.event_id desc limit 1), false) as young";
 
-/// Those of the room that is gone, or whose beginning has gone, are found without it.
+/// What is about a room that is gone, or a message before its beginning, is found without it. Each is
+/// looked up by its key: a join could be planned otherwise while the tables are small.
 macro_rules! shown {
     ($source:literal) => {
+        $crate::deliveries::shown!($source, "")
+    };
+    ($source:literal, $more:literal) => {
         concat!(
             "select d.event_id, d.tenant_id, d.event, d.at, d.room_id as about_room, d.user_ids, d.role as member_role,
-                    d.attempts, d.last_status, d.last_error, d.failed_at, ",
+                    d.attempts, d.last_status, d.last_error, d.failed_at",
+            $more,
+            ", ",
             crate::row::room_columns!(),
             ", ",
             crate::row::message_columns!(),
             " from ",
             $source,
-            " d left join rooms r on r.tenant_id = d.tenant_id and r.room_id = d.room_id
-               left join messages m on m.tenant_id = d.tenant_id and m.message_id = d.message_id
-                                   and m.room_id = r.room_id and m.seq >= r.first_seq"
+            " d left join lateral (
+                   select * from rooms where tenant_id = d.tenant_id and room_id = d.room_id limit 1) r on true
+               left join lateral (
+                   select * from messages where tenant_id = d.tenant_id and message_id = d.message_id
+                      and room_id = r.room_id and seq >= r.first_seq limit 1) m on true"
         )
     };
 }
@@ -140,13 +208,14 @@ pub(crate) use shown;
 
 const CLAIM: &str = concat!(
     "with due as materialized (
-        select event_id from deliveries where tenant_id = $1 and failed_at is null and due_at <= now()
+        select event_id, due_at from deliveries
+         where tenant_id = $1 and failed_at is null and due_at <= now() and due_at >= $4
          order by due_at limit $2 for update skip locked),
     claimed as (
         update deliveries d set due_at = now() + make_interval(secs => $3) from due
          where d.tenant_id = $1 and d.event_id = due.event_id
-        returning d.*) ",
-    shown!("claimed"),
+        returning d.*, due.due_at as was_due) ",
+    shown!("claimed", ", d.was_due"),
     " order by d.event_id"
 );
 
@@ -163,36 +232,54 @@ const GIVE_UP: &str = "
 
 const FORGET_OLD: &str = "
     delete from deliveries where ctid = any (array(
-        select ctid from deliveries where failed_at < now() - interval '7 days' limit 1000))";
+        select ctid from deliveries where failed_at < now() - interval '7 days' limit 1000))
+       and failed_at < now() - interval '7 days'";
 
 impl Deliveries<'_> {
-    /// Tenants for whom something is to be done now.
+    /// Tenants for whom something is to be done, and since when.
     ///
     /// # Errors
     ///
     /// [`Error`](crate::Error) if the database fails.
-    pub async fn due(&self) -> Result<Vec<TenantId>> {
-        self.db.query(DUE, &[]).await?.iter().map(|row| get(row, "tenant_id")).collect()
+    pub async fn due(&self) -> Result<Vec<(TenantId, Timestamp)>> {
+        let rows = self.db.query(DUE, &[]).await?;
+        rows.iter().map(|row| Ok((get(row, "tenant_id")?, get(row, "due_at")?))).collect()
     }
 
-    /// Takes what is in the tenant's outbox, or some of it, and says whether there was any.
+    /// Takes some of what is in the tenant's outbox, from `floor` on.
     ///
     /// # Errors
     ///
     /// [`Error`](crate::Error) if the database fails.
-    pub async fn take(&self, tenant: TenantId) -> Result<bool> {
+    pub async fn take(&self, tenant: TenantId, floor: &mut Floor) -> Result<Taken> {
         let max_users = i64::try_from(crate::outbox::MAX_USERS).unwrap_or(i64::MAX);
-        let row = self.db.query_opt(TAKE_OUT, &[&tenant, &TAKE, &max_users, &TAKE_MEMBERS]).await?;
-        Ok(row.as_ref().map_or(Ok(0), |row| get::<i64>(row, "taken"))? > 0)
+        let from = floor.event();
+        let row = self.db.query_opt(TAKE_OUT, &[&tenant, &TAKE, &max_users, &TAKE_MEMBERS, &from]).await?;
+        let Some(row) = row else { return Ok(Taken { any: false, young: false }) };
+        let last: Option<EventId> = get(&row, "last")?;
+        if let Some(last) = last {
+            floor.taken = last.made_at();
+        }
+        Ok(Taken { any: last.is_some(), young: get(&row, "young")? })
     }
 
-    /// Claims at most `limit` of what is due for the tenant, for as long as a lease.
+    /// Claims at most `limit` of what is due for the tenant, for as long as a lease, from `floor` on.
+    /// What cannot be read is left out, and due again then.
     ///
     /// # Errors
     ///
     /// [`Error`](crate::Error) if the database fails.
-    pub async fn claim(&self, tenant: TenantId, limit: i64) -> Result<Vec<Delivery>> {
-        self.db.query(CLAIM, &[&tenant, &limit, &LEASE]).await?.iter().map(delivery).collect()
+    pub async fn claim(&self, tenant: TenantId, limit: i64, floor: &mut Floor) -> Result<Vec<Delivery>> {
+        let rows = self.db.query(CLAIM, &[&tenant, &limit, &LEASE, &floor.due()]).await?;
+        let mut claimed = Vec::with_capacity(rows.len());
+        for row in &rows {
+            floor.claimed = floor.claimed.max(get(row, "was_due")?);
+            match delivery(row) {
+                Ok(delivery) => claimed.push(delivery),
+                Err(error) => tracing::error!(tenant_id = %tenant, %error, "A webhook cannot be read"),
+            }
+        }
+        Ok(claimed)
     }
 
     /// It is done.

@@ -62,10 +62,18 @@ const ARRIVE: &str = "
     select tenant_id, user_id from input i
      where not exists (select from presence p where p.tenant_id = i.tenant_id and p.user_id = i.user_id)";
 
-/// These have no connection to the node any more, and may come back.
+/// These have no connection to the node any more, and may come back: of the tenants whose endpoints are
+/// told, as nobody else asks.
 const LEAVE_FOR_NOW: &str = "
-    update presence p set leaving = true from unnest($1::uuid[], $2::text[]) i (tenant_id, user_id)
-     where p.tenant_id = i.tenant_id and p.user_id = i.user_id and p.node_id = $3";
+    with asked as materialized (
+        select p.tenant_id, p.user_id, p.node_id
+          from unnest($1::uuid[], $2::text[]) with ordinality i (tenant_id, user_id, ord)
+          join tenants t on t.tenant_id = i.tenant_id and t.config ? 'webhook_url'
+          join presence p on p.tenant_id = i.tenant_id and p.user_id = i.user_id and p.node_id = $3
+         order by i.ord for update of p)
+    update presence p set leaving = true from asked a
+     where p.tenant_id = a.tenant_id and p.user_id = a.user_id and p.node_id = a.node_id
+ returning p.tenant_id, p.user_id";
 
 /// Those who are nowhere now.
 const GO: &str = "
@@ -186,17 +194,23 @@ impl Node<'_> {
     }
 
     /// Notes that these users have no connection here any more. They count as online for a while, but
-    /// what they must not miss is told them in another way.
+    /// what they must not miss is told them in another way. Those of whom it was noted: the users of
+    /// tenants that have such a way.
     ///
     /// # Errors
     ///
     /// [`Error`](crate::Error) if the database fails.
-    pub async fn leave_for_now(&self, users: &[TenantUser]) -> Result<()> {
-        for step in users.chunks(STEP) {
+    pub async fn leave_for_now(&self, users: &[TenantUser]) -> Result<Vec<TenantUser>> {
+        let mut sorted = users.to_vec();
+        sorted.sort();
+        let mut noted = Vec::new();
+        for step in sorted.chunks(STEP) {
             let (tenants, ids): (Vec<TenantId>, Vec<&UserId>) = step.iter().map(|(tenant, id)| (*tenant, id)).unzip();
-            self.db.execute(LEAVE_FOR_NOW, &[&tenants, &ids, &self.node_id]).await?;
+            for row in &self.db.query(LEAVE_FOR_NOW, &[&tenants, &ids, &self.node_id]).await? {
+                noted.push(user(row)?);
+            }
         }
-        Ok(())
+        Ok(noted)
     }
 
     /// Notes that these users are connected here no more. What is to be told: those who are

@@ -26,9 +26,9 @@ pub(crate) enum Work {
     Rooms,
     /// Tenants that are being deleted.
     Tenants,
-    /// Messages that are older than their tenant keeps them, hours of the bill, dead letters.
+    /// Messages that are older than their tenant keeps them, and hours of the bill.
     Age,
-    /// Tokens, tickets and first answers that have had their time.
+    /// Tokens, tickets, first answers and dead letters that have had their time.
     Leftovers,
 }
 
@@ -59,12 +59,12 @@ impl Work {
             Self::Tenants => erasure::erase_tenants(db).await,
             Self::Age => {
                 retention::sweep(db).await?;
-                usage::close_hours(db).await?;
-                deliveries::forget_old(db).await
+                usage::close_hours(db).await
             }
             Self::Leftovers => {
                 tokens::forget_old(db).await?;
-                idempotency::forget_old(db).await
+                idempotency::forget_old(db).await?;
+                deliveries::forget_old(db).await
             }
         }
     }

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use futures_util::{StreamExt, stream};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
@@ -27,6 +29,8 @@ pub enum Behaviour {
     Answer(u16),
     /// It answers `302` to this address.
     Redirect(String),
+    /// It answers `200`, and never ends its answer.
+    Trickle,
     /// It never answers.
     Hang,
 }
@@ -129,16 +133,23 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }
 
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, Infallible> {
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
     let behaviour = shared.behaviour.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (parts, body) = request.into_parts();
     let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let body = serde_json::from_slice(&bytes).unwrap_or_default();
     let _ = shared.calls.send(Call { headers: parts.headers, bytes, body }).await;
-    let response = match behaviour {
-        Behaviour::Answer(status) => Response::builder().status(status),
-        Behaviour::Redirect(to) => Response::builder().status(302).header("location", to),
+    let whole = || Full::from("the endpoint's answer").boxed_unsync();
+    let (response, body) = match behaviour {
+        Behaviour::Answer(status) => (Response::builder().status(status), whole()),
+        Behaviour::Redirect(to) => (Response::builder().status(302).header("location", to), whole()),
+        Behaviour::Trickle => {
+            let beginning = stream::once(async { Ok(Frame::data(Bytes::from("the beginning"))) });
+            (Response::builder(), StreamBody::new(beginning.chain(stream::pending())).boxed_unsync())
+        }
         Behaviour::Hang => std::future::pending().await,
     };
-    Ok(response.body(Full::from("the endpoint's answer")).expect("a response"))
+    Ok(response.body(body).expect("a response"))
 }

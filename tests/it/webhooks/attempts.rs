@@ -60,6 +60,17 @@ async fn what_cannot_be_told_is_a_dead_letter_that_can_be_tried_again() {
     let (room, foreign) = (tenant.room("group", &["alice"]).await, other.room("group", &["alice"]).await);
 
     receiver.behave(Behaviour::Answer(500));
+    // What JSON can say and few can read goes through to the letter, in a list too.
+    let odd = r#"{"content": "zero", "meta": {"z": 1e999, "a": 1.10, "z": "\ud800"}}"#;
+    tenant.user("alice").post_raw(&format!("/rooms/{room}/messages"), "application/json", odd).await.expect(201);
+    assert!(
+        String::from_utf8_lossy(&receiver.next().await.bytes).contains(r#"{"z": 1e999, "a": 1.10, "z": "\ud800"}"#)
+    );
+    let listed = || async { tenant.backend().get("/admin/dead-letters").await };
+    let to_the_letter = r#""meta":{"z": 1e999, "a": 1.10, "z": "\ud800"}"#;
+    until("a dead letter", listed, |answer| answer.text.contains(to_the_letter)).await.expect(200);
+    app.admin("GET", "/admin/dead-letters", None).await.expect(200);
+    app.sql().await.execute("delete from deliveries", &[]).await.expect("seen enough of it");
     let mut said = Vec::new();
     for content in ["one", "two", "three"] {
         said.push(tenant.user("alice").say(&room, content).await);
@@ -217,6 +228,32 @@ async fn a_slow_endpoint_delays_no_other_and_what_waits_for_it_is_not_lost() {
         assert!(start.elapsed() < Duration::from_secs(10));
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_an_answer() {
+    let (app, receiver) = (server().start().await, Receiver::start().await);
+    let tenant = tenant_of(&app, &receiver).await;
+    receiver.behave(Behaviour::Trickle);
+
+    let room = tenant.room("group", &["alice"]).await;
+    tenant.user("alice").say(&room, "told").await;
+    let backend = tenant.backend();
+    let test = || backend.post("/tenant/webhook/test", json!({}));
+    let (answer, second) = tokio::join!(test(), async {
+        receiver.several(2).await;
+        test().await
+    });
+
+    for (field, value) in [("delivered", json!(true)), ("status", json!(200)), ("body", json!("the beginning"))] {
+        assert_eq!(answer.body[field], value, "{}", answer.text);
+    }
+    second.expect_error(429, "rate_limit_exceeded", "The endpoint is being tried out already");
+    let metrics = async || app.send("GET", "/metrics", &[("Accept", "application/json")], None).await;
+    until("no failure", metrics, |answer| answer.body["delivery_attempts"] == 2).await;
+    assert_eq!(metrics().await.body["delivery_failures"], 0);
+    letters(&tenant, 0).await;
+    assert!(receiver.within(Duration::from_secs(1)).await.is_none(), "it is not sent again");
 }
 
 #[tokio::test]

@@ -108,6 +108,11 @@ async fn an_endpoint_must_be_public_and_can_be_tried_out() {
         assert_eq!(answer.body[field], *value, "{field}");
     }
     assert!(answer.body["elapsed_ms"].is_u64());
+    // A URL is called as it was understood: `127.1` is an address, a space is written as it must be.
+    let odd = format!(" {}", receiver.url().replace("127.0.0.1", "127.1").replace("/hook", "/a b?ü"));
+    tenant.backend().patch("/tenant", json!({"config": {"webhook_url": odd}})).await.expect(200);
+    assert_eq!(test().await.expect(200).body["delivered"], true);
+    receiver.next().await;
     // A redirect is no answer, and is not followed.
     let elsewhere = Receiver::start().await;
     receiver.behave(Behaviour::Redirect(elsewhere.url()));

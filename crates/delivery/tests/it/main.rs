@@ -10,7 +10,7 @@ use chatapi_domain::{
     Content, KeyId, MessageId, NewMessage, NewRoom, RoomId, RoomType, Roster, Tenant, TenantId, TenantKey, Timestamp,
     UserId,
 };
-use chatapi_storage::{Connector, Store, TenantStore};
+use chatapi_storage::{Connector, Floor, Store, TenantStore};
 use chatapi_testkit::{Database, Receiver};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -102,10 +102,11 @@ async fn what_a_node_had_claimed_when_it_died_is_told_when_its_lease_is_over() {
     let chat = Chat::new(&store, &endpoint).await;
     chat.say("claimed").await;
     let deliveries = store.deliveries();
-    assert!(deliveries.take(chat.tenant.tenant_id).await.expect("taken"));
-    let claimed = deliveries.claim(chat.tenant.tenant_id, 10).await.expect("claimed");
+    let floor = &mut Floor::new();
+    assert!(deliveries.take(chat.tenant.tenant_id, floor).await.expect("taken").any);
+    let claimed = deliveries.claim(chat.tenant.tenant_id, 10, floor).await.expect("claimed");
     assert_eq!((claimed.len(), claimed[0].attempts), (1, 0));
-    assert!(deliveries.claim(chat.tenant.tenant_id, 10).await.expect("asked").is_empty(), "it is taken");
+    assert!(deliveries.claim(chat.tenant.tenant_id, 10, floor).await.expect("asked").is_empty(), "it is taken");
 
     let running = Running::start(&store);
     assert!(endpoint.within(Duration::from_millis(1500)).await.is_none(), "the lease holds");

@@ -58,11 +58,16 @@ fn of(call: &Call) -> Result<DeadLetters<'_>, ApiError> {
 
 /// `GET /admin/dead-letters`: the newest event first.
 pub(crate) async fn list(call: Call) -> Result<Reply, ApiError> {
+    /// Not a `Value`: metadata goes through to the letter.
+    #[derive(Serialize)]
+    struct Page<'a> {
+        dead_letters: Vec<LetterView<'a>>,
+        next_cursor: Option<String>,
+    }
     let limit = call.limit()?;
     let mut letters = of(&call)?.list(call.cursor()?, i64::from(limit) + 1).await?;
     let next_cursor = paged(&mut letters, limit, |letter| letter.delivery.event_id);
-    let letters: Vec<_> = letters.iter().map(LetterView::from).collect();
-    Reply::ok(&json!({ "dead_letters": letters, "next_cursor": next_cursor }))
+    Reply::ok(&Page { dead_letters: letters.iter().map(LetterView::from).collect(), next_cursor })
 }
 
 /// `POST /admin/dead-letters/{id}/retry`

@@ -1,5 +1,6 @@
 //! Trying out a tenant's endpoint.
 
+use chatapi_delivery::NotTried;
 use serde::Serialize;
 
 use crate::call::Call;
@@ -20,7 +21,10 @@ pub(crate) async fn test(call: Call) -> Result<Reply, ApiError> {
     // As it is now: what this node remembers may be a second old.
     let tenant = call.api.store.tenants().get(call.caller()?.tenant.tenant_id).await?;
     let answer = call.api.dispatcher.try_out(&tenant, call.now()).await;
-    let answer = answer.map_err(|_| ApiError::new(Kind::Conflict, "The tenant has no webhook_url"))?;
+    let answer = answer.map_err(|why| match why {
+        NotTried::NoEndpoint => ApiError::new(Kind::Conflict, "The tenant has no webhook_url"),
+        NotTried::Busy => ApiError::rate_limited("The endpoint is being tried out already", 0),
+    })?;
     Reply::ok(&AnswerView {
         delivered: answer.is_success(),
         status: answer.status,

@@ -6,7 +6,7 @@ use chatapi_domain::access::Actor;
 use chatapi_domain::{
     Content, HistoryQuery, Order, ReceiptKind, Role, RoomId, RoomPatch, RoomType, TenantId, WebhookEvent,
 };
-use chatapi_storage::{Answer, Begun, Error, Failure, FoundTenant, Issuer, Reservation, Store, Ticket};
+use chatapi_storage::{Answer, Begun, Error, Failure, Floor, FoundTenant, Issuer, Reservation, Store, Ticket};
 use chatapi_testkit::Database;
 use secrecy::ExposeSecret;
 use uuid::Uuid;
@@ -115,10 +115,11 @@ async fn no_method_finds_what_is_another_tenants() {
 
     let announcing = them.announcing([WebhookEvent::MessageSent].into_iter().collect());
     announcing.messages().append(message(dm.room_id, "alice", "to be told")).await.expect("sent");
-    assert!(store.deliveries().take(theirs).await.expect("taken"));
-    assert!(!store.deliveries().take(ours).await.expect("nothing"));
-    assert!(store.deliveries().claim(ours, 10).await.expect("nothing").is_empty());
-    let [delivery] = &store.deliveries().claim(theirs, 10).await.expect("claimed")[..] else { panic!("one") };
+    let floor = &mut Floor::new();
+    assert!(store.deliveries().take(theirs, floor).await.expect("taken").any);
+    assert!(!store.deliveries().take(ours, floor).await.expect("nothing").any);
+    assert!(store.deliveries().claim(ours, 10, floor).await.expect("nothing").is_empty());
+    let [delivery] = &store.deliveries().claim(theirs, 10, floor).await.expect("claimed")[..] else { panic!("one") };
     let failure = Failure { status: Some(500), error: "it answered 500".into() };
     store.deliveries().give_up(delivery, true, &failure).await.expect("given up");
     ask("dead_letters.list");
