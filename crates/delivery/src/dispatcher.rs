@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
 use crate::endpoint::{Answer, Caller, Endpoint, NotTried};
+use crate::worker::Called;
 
 /// How often what is due is looked for; less often if a look takes long.
 const LOOK: Duration = Duration::from_secs(1);
@@ -30,8 +31,9 @@ const LOOK_FACTOR: u32 = 20;
 /// How long a tenant is remembered for whom nothing is done.
 const REMEMBER: Duration = Duration::from_mins(10);
 
-/// Calls to one endpoint at once: at most, and before it is known how that comes out.
+/// Calls to one endpoint at once: at most, to one that is slow, and before it is known how that comes out.
 const WIDTH: usize = 16;
+const WIDTH_SLOW: usize = 4;
 const WIDTH_AT_FIRST: usize = 4;
 
 /// Endpoints tried out at once.
@@ -138,9 +140,14 @@ impl OfTenant {
         self.width.load(Relaxed)
     }
 
-    /// A call came out well, or did not: then the next ones go one by one, until they do.
-    pub(crate) fn called(&self, well: bool) {
-        let width = if well { (self.width() + 1).min(WIDTH) } else { 1 };
+    /// A call has come out. The better it did, the more may be made at once; of those that come out badly
+    /// only one.
+    pub(crate) fn called(&self, called: Called) {
+        let width = match called {
+            Called::Well => (self.width() + 1).min(WIDTH),
+            Called::Slowly => (self.width() + 1).min(WIDTH_SLOW),
+            Called::Badly => 1,
+        };
         self.width.store(width, Relaxed);
     }
 

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
+use crate::bounded::Bounded;
 use crate::resolver::Resolver;
 use crate::signature::sign;
 
@@ -29,6 +30,9 @@ const PATIENCE_FOR_BODY: Duration = Duration::from_secs(2);
 
 /// More of an answer is not read, and the connection is not used again.
 const MAX_ANSWER: usize = 64 * 1024;
+
+/// Characters of an error that are kept.
+const ERROR: usize = 300;
 
 /// Bytes of an answer that are shown to whoever tries out the endpoint.
 const SHOWN: usize = 1024;
@@ -53,6 +57,8 @@ pub(crate) struct Endpoint {
     tenant_id: TenantId,
     /// As it is kept.
     pub(crate) url: String,
+    /// When it was set there.
+    pub(crate) set_at: Option<Timestamp>,
     secrets: WebhookSecrets,
 }
 
@@ -75,7 +81,8 @@ impl Endpoint {
     }
 
     fn at(url: &str, tenant: &Tenant, now: Timestamp) -> Self {
-        Self { tenant_id: tenant.tenant_id, url: url.to_owned(), secrets: tenant.config.webhook_secrets(now) }
+        let set_at = tenant.config.webhook_set_at();
+        Self { tenant_id: tenant.tenant_id, url: url.to_owned(), set_at, secrets: tenant.config.webhook_secrets(now) }
     }
 }
 
@@ -112,7 +119,7 @@ impl Answer {
 /// What calls endpoints.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    client: Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
+    client: Client<Bounded<HttpsConnector<HttpConnector<Resolver>>>, Full<Bytes>>,
     resolver: Resolver,
     allow_private: bool,
 }
@@ -129,7 +136,7 @@ impl Caller {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE)
             .pool_idle_timeout(IDLE_FOR)
-            .build(https);
+            .build(Bounded(https));
         Self { client, resolver, allow_private }
     }
 
@@ -146,7 +153,7 @@ impl Caller {
                 let error = (!status.is_success()).then(|| format!("it answered {}", status.as_u16()));
                 (Some(status.as_u16()), body, error)
             }
-            Err(error) => (None, String::new(), Some(error)),
+            Err(error) => (None, String::new(), Some(shortened(error))),
         };
         Answer { status, body, error, elapsed: start.elapsed() }
     }
@@ -219,6 +226,15 @@ fn tls() -> ClientConfig {
     let provider = rustls::crypto::ring::default_provider();
     let builder = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
     builder.expect("the provider knows TLS 1.2 and 1.3").with_root_certificates(roots).with_no_client_auth()
+}
+
+/// The beginning of an error: a part of it may be the endpoint's own words.
+fn shortened(mut error: String) -> String {
+    if let Some((end, _)) = error.char_indices().nth(ERROR) {
+        error.truncate(end);
+        error.push('…');
+    }
+    error
 }
 
 /// An error with all its causes. None of them names the URL, which may hold a secret.

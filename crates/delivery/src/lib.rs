@@ -7,6 +7,7 @@
 //! and what it says in `body.rs`.
 
 mod body;
+mod bounded;
 mod dispatcher;
 mod endpoint;
 mod resolver;

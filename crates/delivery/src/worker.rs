@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chatapi_domain::{TenantId, TenantStatus};
+use chatapi_domain::{EventId, TenantId, TenantStatus};
 use chatapi_storage::{Delivery, Error, Failure, Meter, Result, Taken};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
 use crate::body::Body;
@@ -20,6 +20,9 @@ use crate::schedule::{self, pause};
 
 /// Statements that empty the outbox before anything is claimed; what is left then follows after.
 const TAKES: usize = 100;
+
+/// An endpoint that takes longer is slow.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// How long what is young in the outbox is left there.
 const YOUTH: Duration = Duration::from_millis(400);
@@ -38,6 +41,30 @@ struct Found {
     again: bool,
     /// Whether something in the outbox waits for its time.
     young: bool,
+}
+
+/// How a call came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Called {
+    Well,
+    Slowly,
+    Badly,
+}
+
+/// What is left to be noted of a delivery.
+enum Noted {
+    /// It is done, and that is to be noted.
+    ToBeForgotten,
+    /// Nothing: it stands where it is tried again, or among the dead letters.
+    Kept,
+}
+
+/// What came of a delivery.
+struct Ended {
+    /// How the call came out, if one was made.
+    called: Option<Called>,
+    /// It is done.
+    done: Option<EventId>,
 }
 
 /// A delivery that may be under way: the first of a tenant always may, further ones share permits.
@@ -76,13 +103,14 @@ impl Dispatcher {
             }
             tokio::select! {
                 biased;
-                Some(called) = flying.next() => match called {
-                    Ok(Some(well)) => tenant.called(well),
-                    // There was nothing to call.
-                    Ok(None) => {}
-                    // It panicked: it is claimed again when its lease is over.
-                    Err(_) => tenant.called(false),
-                },
+                Some(ended) = flying.next() => {
+                    // Those that have ended are noted together.
+                    let mut ended = vec![ended];
+                    while let Some(Some(another)) = flying.next().now_or_never() {
+                        ended.push(another);
+                    }
+                    self.note(tenant_id, tenant, ended).await;
+                }
                 () = tenant.woken() => more = true,
                 () = sleep_until(later.unwrap_or_else(Instant::now)), if later.is_some() => (more, later) = (true, None),
                 () = std::future::ready(()), if at_once || (more && flying.is_empty()) => {}
@@ -128,25 +156,51 @@ impl Dispatcher {
         Ok(Found { claimed, endpoint: endpoint.map(Arc::new), more, again: taken.any, young: taken.young })
     }
 
-    /// Makes one delivery, and notes what came of it, on a task of its own: it must go on while the
-    /// next ones are claimed, for both need the database. Whether the endpoint is well, if it
-    /// was called.
+    /// Notes what is done. What cannot be noted is made again when its lease is over, as is what panicked.
+    async fn note(&self, tenant_id: TenantId, tenant: &OfTenant, ended: Vec<Result<Ended, JoinError>>) {
+        let mut done = Vec::with_capacity(ended.len());
+        for ended in ended {
+            let Ok(Ended { called, done: event_id }) = ended else {
+                tenant.called(Called::Badly);
+                continue;
+            };
+            done.extend(event_id);
+            if let Some(called) = called {
+                tenant.called(called);
+            }
+        }
+        if done.is_empty() {
+            return;
+        }
+        let _asking = self.inner.asking.acquire().await;
+        if let Err(error) = self.inner.store.deliveries().delivered(tenant_id, &done).await {
+            tracing::warn!(%tenant_id, many = done.len(), %error, "Webhooks that were sent will be sent again");
+        }
+    }
+
+    /// Makes one delivery on a task of its own: it must go on while the next ones are claimed, for both
+    /// need the database.
     fn deliver(
         &self,
         delivery: Delivery,
         endpoint: Option<Arc<Endpoint>>,
         meter: Arc<Meter>,
         permit: Permit,
-    ) -> JoinHandle<Option<bool>> {
+    ) -> JoinHandle<Ended> {
         let dispatcher = self.clone();
         self.inner.tasks.spawn(async move {
-            let (well, noted) = dispatcher.attempt(&delivery, endpoint.as_deref(), &meter).await;
-            if let Err(error) = noted {
-                tracing::warn!(tenant_id = %delivery.tenant_id, event_id = %delivery.event_id, %error,
-                    "What came of a webhook is not noted; it will be sent again");
-            }
+            let (called, noted) = dispatcher.attempt(&delivery, endpoint.as_deref(), &meter).await;
             drop(permit);
-            well
+            let done = match noted {
+                Ok(Noted::ToBeForgotten) => Some(delivery.event_id),
+                Ok(Noted::Kept) => None,
+                Err(error) => {
+                    tracing::warn!(tenant_id = %delivery.tenant_id, event_id = %delivery.event_id, %error,
+                        "What came of a webhook is not noted; it will be sent again");
+                    None
+                }
+            };
+            Ended { called, done }
         })
     }
 
@@ -155,48 +209,54 @@ impl Dispatcher {
         delivery: &Delivery,
         endpoint: Option<&Endpoint>,
         meter: &Meter,
-    ) -> (Option<bool>, Result<()>) {
+    ) -> (Option<Called>, Result<Noted>) {
         let Some(body) = Body::of(delivery).and_then(|body| serde_json::to_vec(&body).ok()) else {
-            return (None, self.delivered(delivery).await);
-        };
-        let Some(endpoint) = endpoint else {
-            let failure = Failure { status: None, error: "there is no endpoint, or it is disabled".to_owned() };
-            return (None, self.give_up(delivery, false, &failure).await);
+            return (None, Ok(Noted::ToBeForgotten));
         };
         let now = (self.inner.clock)();
         let age = Duration::from_micros(u64::try_from(now.as_micros() - delivery.at.as_micros()).unwrap_or(0));
-        if age > schedule::length(self.inner.options.retries) + GRACE {
-            let failure = Failure { status: None, error: "it waited too long for its turn".to_owned() };
-            return (None, self.give_up(delivery, false, &failure).await);
-        }
+        let endpoint = match endpoint {
+            None => Err("there is no endpoint, or it is disabled"),
+            Some(_) if age > schedule::length(self.inner.options.retries) + GRACE => {
+                Err("it waited too long for its turn")
+            }
+            Some(endpoint) => Ok(endpoint),
+        };
+        let endpoint = match endpoint {
+            Ok(endpoint) => endpoint,
+            Err(why) => {
+                let failure = Failure { status: None, error: why.to_owned() };
+                return (None, self.give_up(delivery, false, &failure).await);
+            }
+        };
         let answer = self.call(endpoint, &delivery.event_id.to_string(), Bytes::from(body), now, meter).await;
-        let Some(failure) = answer.failure() else { return (Some(true), self.delivered(delivery).await) };
+        let Some(failure) = answer.failure() else {
+            let called = if answer.elapsed < SLOW { Called::Well } else { Called::Slowly };
+            return (Some(called), Ok(Noted::ToBeForgotten));
+        };
         let noted = if answer.is_gone() {
             tracing::warn!(tenant_id = %delivery.tenant_id, "A webhook endpoint is gone (410), and disabled");
-            let disabled = self.inner.store.tenants().disable_webhook(delivery.tenant_id, &endpoint.url, now).await;
-            self.give_up(delivery, true, &failure).await.and(disabled)
+            let Endpoint { url, set_at, .. } = endpoint;
+            let tenants = self.inner.store.tenants();
+            let disabled = tenants.disable_webhook(delivery.tenant_id, url, *set_at, now).await;
+            disabled.and(self.give_up(delivery, true, &failure).await)
         } else if delivery.attempts >= self.inner.options.retries {
             self.give_up(delivery, true, &failure).await
         } else {
             let _asking = self.inner.asking.acquire().await;
             let pause = pause(delivery.attempts + 1, random());
-            self.inner.store.deliveries().retry(delivery, pause, &failure).await
+            self.inner.store.deliveries().retry(delivery, pause, &failure).await.map(|()| Noted::Kept)
         };
-        (Some(false), noted)
+        (Some(Called::Badly), noted)
     }
 
-    async fn delivered(&self, delivery: &Delivery) -> Result<()> {
-        let _asking = self.inner.asking.acquire().await;
-        self.inner.store.deliveries().delivered(delivery).await
-    }
-
-    async fn give_up(&self, delivery: &Delivery, attempted: bool, failure: &Failure) -> Result<()> {
+    async fn give_up(&self, delivery: &Delivery, attempted: bool, failure: &Failure) -> Result<Noted> {
         let Failure { status, error } = failure;
         tracing::warn!(tenant_id = %delivery.tenant_id, event_id = %delivery.event_id, event = delivery.event.as_str(),
             status, error, "A webhook is given up: a dead letter");
         self.inner.given_up.fetch_add(1, Relaxed);
         let _asking = self.inner.asking.acquire().await;
-        self.inner.store.deliveries().give_up(delivery, attempted, failure).await
+        self.inner.store.deliveries().give_up(delivery, attempted, failure).await.map(|()| Noted::Kept)
     }
 }
 

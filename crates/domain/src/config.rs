@@ -35,6 +35,8 @@ pub struct Config {
     presence: Option<bool>,
     /// Since when the endpoint is told nothing, because it said that it is gone. Nobody sets it.
     webhook_disabled_at: Option<Timestamp>,
+    /// When the endpoint was set last, once it was changed: what it said before does not count.
+    webhook_set_at: Option<Timestamp>,
     /// Secrets that were replaced, oldest first, and until when they sign.
     old_webhook_secrets: Vec<(SecretString, Timestamp)>,
 }
@@ -81,7 +83,7 @@ pub struct Settings {
 
 impl Config {
     /// The fields that leave the server in no form.
-    pub const SECRETS: [&str; 2] = ["webhook_secret", "webhook_old_secrets"];
+    pub const SECRETS: [&str; 3] = ["webhook_secret", "webhook_old_secrets", "webhook_set_at"];
 
     /// Reads the `config` object of a request; unknown fields are ignored, `null` is absent.
     ///
@@ -112,10 +114,8 @@ impl Config {
                     config.webhook_url = field.text("a URL", kept)?.map(Into::into);
                 }
                 "webhook_secret" => config.webhook_secret = field.text("a string", |_| true)?.map(Into::into),
-                "webhook_disabled_at" => {
-                    let text = field.text("a time", |_| true)?;
-                    config.webhook_disabled_at = text.map(|text| Timestamp::parse(name, &text)).transpose()?;
-                }
+                "webhook_disabled_at" => config.webhook_disabled_at = field.time()?,
+                "webhook_set_at" => config.webhook_set_at = field.time()?,
                 "webhook_old_secrets" => config.old_webhook_secrets = field.old_secrets()?,
                 _ => config.set(name, value)?,
             }
@@ -135,7 +135,7 @@ impl Config {
         for (name, value) in fields(value)? {
             patched.set(name, value)?;
             if name == "webhook_url" {
-                patched.webhook_disabled_at = None;
+                (patched.webhook_disabled_at, patched.webhook_set_at) = (None, Some(now));
             }
         }
         let old = &mut patched.old_webhook_secrets;
@@ -161,6 +161,12 @@ impl Config {
     #[must_use]
     pub fn webhook_url(&self) -> Option<&str> {
         self.webhook_url.as_ref().map(ExposeSecret::expose_secret)
+    }
+
+    /// When the endpoint was set, if it was ever changed.
+    #[must_use]
+    pub const fn webhook_set_at(&self) -> Option<Timestamp> {
+        self.webhook_set_at
     }
 
     /// What signs what the endpoint is told, and what signed it until lately and goes on for a while.
@@ -251,6 +257,7 @@ impl Config {
         put("webhook_events", self.webhook_events.clone().map(Value::from));
         put("presence", self.presence.map(Value::from));
         put("webhook_disabled_at", self.webhook_disabled_at.map(|at| at.to_string().into()));
+        put("webhook_set_at", self.webhook_set_at.map(|at| at.to_string().into()));
         let old = |(secret, until): &(SecretString, Timestamp)| json!({ "secret": secret.expose_secret(), "until": until.to_string() });
         let old: Vec<Value> = self.old_webhook_secrets.iter().map(old).collect();
         put("webhook_old_secrets", (!old.is_empty()).then(|| old.into()));
@@ -359,6 +366,10 @@ impl Field<'_> {
                 .ok_or_else(|| Invalid::new(format!("config.{}[{at}]", self.name), format!("expected {what}")))
         };
         items.iter().enumerate().map(item).collect::<Result<_, _>>().map(Some)
+    }
+
+    fn time(&self) -> Result<Option<Timestamp>, Invalid> {
+        self.text("a time", |_| true)?.map(|text| Timestamp::parse(self.name, &text)).transpose()
     }
 
     /// What was written by [`Config::to_stored`].

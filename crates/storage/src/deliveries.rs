@@ -219,7 +219,7 @@ const CLAIM: &str = concat!(
     " order by d.event_id"
 );
 
-const DELIVERED: &str = "delete from deliveries where tenant_id = $1 and event_id = $2";
+const DELIVERED: &str = "delete from deliveries where tenant_id = $1 and event_id = any ($2)";
 
 const RETRY: &str = "
     update deliveries
@@ -282,13 +282,13 @@ impl Deliveries<'_> {
         Ok(claimed)
     }
 
-    /// It is done.
+    /// These are done.
     ///
     /// # Errors
     ///
-    /// [`Error`](crate::Error) if the database fails; then it is made again when the lease is over.
-    pub async fn delivered(&self, delivery: &Delivery) -> Result<()> {
-        self.db.execute(DELIVERED, &[&delivery.tenant_id, &delivery.event_id]).await.map(|_| ())
+    /// [`Error`](crate::Error) if the database fails; then they are made again when their lease is over.
+    pub async fn delivered(&self, tenant: TenantId, done: &[EventId]) -> Result<()> {
+        self.db.execute(DELIVERED, &[&tenant, &done]).await.map(|_| ())
     }
 
     /// An attempt failed, and the next is made after `pause`.

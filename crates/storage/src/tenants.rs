@@ -42,7 +42,8 @@ const UPDATE: &str = "update tenants set name = $2, status = $3, config = $4::te
 
 const DISABLE_WEBHOOK: &str = "
     update tenants set config = config || jsonb_build_object('webhook_disabled_at', $3::text)
-     where tenant_id = $1 and config ->> 'webhook_url' = $2 and not config ? 'webhook_disabled_at'";
+     where tenant_id = $1 and config ->> 'webhook_url' = $2 and not config ? 'webhook_disabled_at'
+       and config ->> 'webhook_set_at' is not distinct from $4";
 
 const DELETE: &str = "update tenants set status = 'deleting' where tenant_id = $1";
 
@@ -151,16 +152,23 @@ impl Tenants<'_> {
         Ok(changed)
     }
 
-    /// Notes that the endpoint at `url` said that it is gone, unless it was changed since: it is told
-    /// nothing more. Told to all nodes.
+    /// Notes that the endpoint at `url` said that it is gone, unless it was set again since `set_at`: it is
+    /// told nothing more. Told to all nodes.
     ///
     /// # Errors
     ///
     /// [`Error`] if the database fails.
-    pub async fn disable_webhook(&self, tenant: TenantId, url: &str, now: Timestamp) -> Result<()> {
+    pub async fn disable_webhook(
+        &self,
+        tenant: TenantId,
+        url: &str,
+        set_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let set_at = set_at.map(|at| at.to_string());
         let mut client = self.db.client().await?;
         let tx = client.begin().await?;
-        if tx.execute(DISABLE_WEBHOOK, &[&tenant, &url, &now.to_string()]).await? > 0 {
+        if tx.execute(DISABLE_WEBHOOK, &[&tenant, &url, &now.to_string(), &set_at]).await? > 0 {
             tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
         }
         tx.commit().await

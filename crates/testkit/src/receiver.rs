@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::timeout;
@@ -27,10 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Behaviour {
     /// It answers with this status.
     Answer(u16),
+    /// It answers with this status after this time.
+    Late(Duration, u16),
     /// It answers `302` to this address.
     Redirect(String),
     /// It answers `200`, and never ends its answer.
     Trickle,
+    /// It sends nothing but interim answers (`100`), as fast as it can.
+    Interim,
     /// It never answers.
     Hang,
 }
@@ -128,7 +133,14 @@ impl Receiver {
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+    let interim = matches!(*shared.behaviour.lock().unwrap_or_else(PoisonError::into_inner), Behaviour::Interim);
+    if interim {
+        let _ = stream.read(&mut [0; 4096]).await;
+        let flood = b"HTTP/1.1 100 \r\n\r\n".repeat(10_000);
+        while stream.write_all(&flood).await.is_ok() {}
+        return;
+    }
     let answer = service_fn(|request| answer(request, shared.clone()));
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }
@@ -144,12 +156,16 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let whole = || Full::from("the endpoint's answer").boxed_unsync();
     let (response, body) = match behaviour {
         Behaviour::Answer(status) => (Response::builder().status(status), whole()),
+        Behaviour::Late(time, status) => {
+            tokio::time::sleep(time).await;
+            (Response::builder().status(status), whole())
+        }
         Behaviour::Redirect(to) => (Response::builder().status(302).header("location", to), whole()),
         Behaviour::Trickle => {
             let beginning = stream::once(async { Ok(Frame::data(Bytes::from("the beginning"))) });
             (Response::builder(), StreamBody::new(beginning.chain(stream::pending())).boxed_unsync())
         }
-        Behaviour::Hang => std::future::pending().await,
+        Behaviour::Hang | Behaviour::Interim => std::future::pending().await,
     };
     Ok(response.body(body).expect("a response"))
 }
