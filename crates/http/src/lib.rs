@@ -21,6 +21,7 @@ mod limits;
 mod metrics;
 mod outgoing;
 mod pages;
+mod patient;
 mod proxies;
 mod reply;
 mod route;

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
 use crate::dispatch;
+use crate::patient::Patient;
 
 /// Connections at once; further ones wait in the system's queue.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -99,7 +100,7 @@ async fn connection(api: Arc<Api>, stream: TcpStream, stop: CancellationToken) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream)), service)
         .with_upgrades();
     tokio::pin!(serving);
     let ended = tokio::select! {
