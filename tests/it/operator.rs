@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use chatapi_testkit::{Call, Receiver};
 use chatapi_tests::{Answer, App, Tenant};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -22,7 +23,7 @@ async fn soon<F: Future<Output = Answer>>(what: &str, ask: impl Fn() -> F, right
 
 #[tokio::test]
 async fn what_is_done_on_one_node_holds_on_the_other_within_a_second() {
-    let one = App::start().await;
+    let one = App::builder().set("WEBHOOK_ALLOW_PRIVATE", "true").start().await;
     let two = one.second_node().await;
     two.ready().await;
     let tenant = one.tenant("t").await;
@@ -55,6 +56,8 @@ async fn what_is_done_on_one_node_holds_on_the_other_within_a_second() {
         |answer| answer.body["error"] == "quota_exceeded",
     )
     .await;
+    change(json!({"config": {"monthly_message_quota": null}})).await.expect(200);
+    webhooks_within_a_second(&tenant, &there, &messages).await;
     change(json!({"status": "suspended"})).await.expect(200);
     soon("suspended", own, status(403)).await;
     change(json!({"status": "active"})).await.expect(200);
@@ -74,6 +77,37 @@ async fn what_is_done_on_one_node_holds_on_the_other_within_a_second() {
     soon("deleted", || async { third.backend().get("/tenant").await }, status(401)).await;
     let log = two.admin("GET", "/admin/audit-log", None).await.expect(200);
     assert_eq!(log.body["entries"][0]["action"], "tenant.delete");
+}
+
+/// An endpoint, its secret and its events, set on one node, hold for what the other stores.
+async fn webhooks_within_a_second(here: &Tenant<'_>, there: &Tenant<'_>, messages: &str) {
+    let receiver = Receiver::start().await;
+    let say_until = async |what: &str, told: bool, right: fn(&Call) -> bool| {
+        let start = Instant::now();
+        loop {
+            let (user, asked_at) = (there.user("alice"), start.elapsed());
+            let sent = user.post(messages, json!({"content": "x"})).await;
+            // A quota that was lifted a moment ago may stand in its way.
+            if sent.status == 201 {
+                let call = receiver.within(Duration::from_millis(400)).await;
+                if call.as_ref().is_some_and(right) || (call.is_none() && !told) {
+                    return;
+                }
+            }
+            assert!(asked_at < Duration::from_secs(1), "{what}");
+        }
+    };
+    let set = async |config: Value| {
+        here.backend().patch("/tenant", json!({ "config": config })).await.expect(200);
+    };
+
+    set(json!({"webhook_url": receiver.url(), "webhook_events": ["message.sent"]})).await;
+    say_until("an endpoint", true, |_| true).await;
+    set(json!({"webhook_secret": "secret"})).await;
+    say_until("its secret", true, |call| !call.header("webhook-signature").is_empty()).await;
+    set(json!({"webhook_events": ["room.deleted"]})).await;
+    say_until("its events", false, |_| false).await;
+    set(json!({"webhook_url": null})).await;
 }
 
 /// Asks over and over until `stop`, with the key of the moment; how often it was answered.
