@@ -26,9 +26,9 @@ pub(crate) enum Work {
     Rooms,
     /// Tenants that are being deleted.
     Tenants,
-    /// Messages that are older than their tenant keeps them, and hours of the bill.
+    /// Messages that are older than their tenant keeps them, hours of the bill, dead letters.
     Age,
-    /// Tokens, tickets, first answers and dead letters that have had their time.
+    /// Tokens, tickets and first answers that have had their time.
     Leftovers,
 }
 
@@ -58,13 +58,12 @@ impl Work {
             Self::Rooms => erasure::erase_rooms(db).await,
             Self::Tenants => erasure::erase_tenants(db).await,
             Self::Age => {
-                retention::sweep(db).await?;
-                usage::close_hours(db).await
+                let (swept, closed) = (retention::sweep(db).await, usage::close_hours(db).await);
+                deliveries::forget_old(db).await.and(swept).and(closed)
             }
             Self::Leftovers => {
                 tokens::forget_old(db).await?;
-                idempotency::forget_old(db).await?;
-                deliveries::forget_old(db).await
+                idempotency::forget_old(db).await
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chatapi_testkit::Receiver;
+use chatapi_testkit::{Behaviour, Receiver};
 use chatapi_tests::App;
 use futures_util::future::join_all;
 use reqwest::Client;
@@ -104,4 +104,29 @@ async fn those_whose_node_was_killed_are_told_before_anybody_else_knows() {
     assert_eq!(told.body["recipient_id"], "bob");
     let presence = tenant.backend().get("/presence?user_ids=bob").await.expect(200);
     assert!(presence.text.contains("online"), "the node is not buried yet: {}", presence.text);
+}
+
+#[tokio::test]
+async fn who_is_told_is_settled_though_nothing_can_be_told() {
+    let (app, receiver) = (App::builder().set("WEBHOOK_ALLOW_PRIVATE", "true").start().await, Receiver::start().await);
+    let tenant = app.tenant_with("t", json!({"webhook_url": receiver.url()})).await;
+    let room = tenant.room("dm", &["alice", "bob"]).await;
+    receiver.behave(Behaviour::Hang);
+    for n in 0..60 {
+        tenant.user("alice").say(&room, &n.to_string()).await;
+    }
+
+    let (sql, start) = (app.sql().await, Instant::now());
+    while sql.query_one("select count(*) from deliveries", &[]).await.expect("counted").get::<_, i64>(0) < 60 {
+        assert!(start.elapsed() < Duration::from_secs(5), "while the first calls hang");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let _bob = tenant.user("bob").socket().await;
+    receiver.behave(Behaviour::Answer(200));
+    sql.execute("update deliveries set due_at = now()", &[]).await.expect("again at once");
+
+    let mut told = BTreeSet::new();
+    while told.len() < 60 {
+        told.insert(receiver.next().await.body["message"]["content"].to_string());
+    }
 }

@@ -271,31 +271,6 @@ async fn an_endpoint_that_says_only_that_it_will_answer_is_cut_off() {
 }
 
 #[tokio::test]
-async fn who_is_told_is_settled_though_nothing_can_be_told() {
-    let (app, receiver) = (server().start().await, Receiver::start().await);
-    let tenant = app.tenant_with("t", json!({"webhook_url": receiver.url()})).await;
-    let room = tenant.room("dm", &["alice", "bob"]).await;
-    receiver.behave(Behaviour::Hang);
-    for n in 0..60 {
-        tenant.user("alice").say(&room, &n.to_string()).await;
-    }
-
-    let (sql, start) = (app.sql().await, Instant::now());
-    while sql.query_one("select count(*) from deliveries", &[]).await.expect("counted").get::<_, i64>(0) < 60 {
-        assert!(start.elapsed() < Duration::from_secs(5), "while the first calls hang");
-        sleep(Duration::from_millis(50)).await;
-    }
-    let _bob = tenant.user("bob").socket().await;
-    receiver.behave(Behaviour::Answer(200));
-    sql.execute("update deliveries set due_at = now()", &[]).await.expect("again at once");
-
-    let mut told = BTreeSet::new();
-    while told.len() < 60 {
-        told.insert(receiver.next().await.body["message"]["content"].to_string());
-    }
-}
-
-#[tokio::test]
 async fn a_late_410_says_nothing_of_an_endpoint_that_was_set_meanwhile() {
     let (app, receiver) = (server().start().await, Receiver::start().await);
     let tenant = tenant_of(&app, &receiver).await;
