@@ -14,11 +14,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 /// Longer than anything here may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -63,6 +67,7 @@ impl Call {
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
+    is_tls: bool,
     shared: Arc<Shared>,
     calls: AsyncMutex<mpsc::Receiver<Call>>,
 }
@@ -80,6 +85,34 @@ impl Receiver {
     ///
     /// If there is no port.
     pub async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    /// The same over TLS, as `localhost`; and the certificate of its authority, which nobody knows.
+    ///
+    /// # Panics
+    ///
+    /// If there is no port.
+    pub async fn start_tls() -> (Self, String) {
+        let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(parameters, KeyPair::generate().expect("a key"));
+        let authority = authority.expect("a certificate");
+        let key = KeyPair::generate().expect("a key");
+        let leaf = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+        let leaf = leaf.signed_by(&key, &authority).expect("signed");
+        let private = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], private)
+            .expect("a certificate and its key");
+        (Self::listen(Some(TlsAcceptor::from(Arc::new(config)))).await, authority.pem())
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>) -> Self {
+        let is_tls = tls.is_some();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let (sender, calls) = mpsc::channel(10_000);
@@ -88,15 +121,28 @@ impl Receiver {
         #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, of_server.clone()));
+                let (tls, shared) = (tls.clone(), of_server.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, shared).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, shared).await;
+                            }
+                        }
+                    }
+                });
             }
         });
-        Self { address, shared, calls: AsyncMutex::new(calls) }
+        Self { address, is_tls, shared, calls: AsyncMutex::new(calls) }
     }
 
     /// Its URL.
     #[must_use]
     pub fn url(&self) -> String {
+        if self.is_tls {
+            return format!("https://localhost:{}/hook", self.address.port());
+        }
         format!("http://{}/hook", self.address)
     }
 
@@ -133,7 +179,7 @@ impl Receiver {
     }
 }
 
-async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let interim = matches!(*shared.behaviour.lock().unwrap_or_else(PoisonError::into_inner), Behaviour::Interim);
     if interim {
         let _ = stream.read(&mut [0; 4096]).await;

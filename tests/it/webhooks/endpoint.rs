@@ -126,3 +126,31 @@ async fn an_endpoint_must_be_public_and_can_be_tried_out() {
     tenant.backend().patch("/tenant", json!({"config": {"webhook_url": null}})).await.expect(200);
     test().await.expect(409);
 }
+
+#[tokio::test]
+async fn an_endpoint_over_tls_must_be_the_one_it_says_it_is() {
+    let (receiver, authority) = Receiver::start_tls().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let known = folder.path().join("roots.pem");
+    std::fs::write(&known, authority).expect("written");
+    let known = known.to_str().expect("a path");
+    let wrong_name = receiver.url().replace("localhost", "127.0.0.1");
+    let cases = [(Some(known), receiver.url(), true), (Some(known), wrong_name, false), (None, receiver.url(), false)];
+
+    for (roots, url, trusted) in cases {
+        let app = roots.iter().fold(server(), |server, roots| server.set("SSL_CERT_FILE", roots)).start().await;
+        let tenant = app.tenant_with("t", json!({"webhook_url": url, "webhook_events": ["message.sent"]})).await;
+        let test = tenant.backend().post("/tenant/webhook/test", json!({})).await.expect(200);
+        assert_eq!(test.body["delivered"], trusted, "{url}: {}", test.text);
+        assert_eq!(test.text.contains("certificate"), !trusted, "{}", test.text);
+        if trusted {
+            assert_eq!(receiver.next().await.body["event"], "ping");
+            let room = tenant.room("group", &["alice"]).await;
+            for n in 0..5 {
+                tenant.user("alice").say(&room, &n.to_string()).await;
+                receiver.next().await;
+            }
+        }
+    }
+    assert!(receiver.within(Duration::from_millis(300)).await.is_none());
+}
