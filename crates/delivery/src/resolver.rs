@@ -103,12 +103,12 @@ impl Resolver {
         Ok(question)
     }
 
-    /// What was found for a name a moment ago.
-    fn found(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        let answer = self.lock().names.get(name).and_then(|question| question.answer.peek().cloned());
-        let unknown = || Err("the name was not looked up".into());
-        let found = answer.unwrap_or_else(unknown).map_err(|error| io::Error::other(error.to_string()))?;
-        permitted(&found, self.allow_private)
+    /// What was found for a name a moment ago, or is being found again by now.
+    async fn found(self, name: Name) -> io::Result<std::vec::IntoIter<SocketAddr>> {
+        let question = self.lock().names.get(name.as_str()).cloned();
+        let question = question.ok_or_else(|| io::Error::other("the name was not looked up"))?;
+        let found = question.answer.await.map_err(|error| io::Error::other(error.to_string()))?;
+        permitted(&found, self.allow_private).map(Vec::into_iter)
     }
 
     fn lock(&self) -> MutexGuard<'_, Questions> {
@@ -144,8 +144,7 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let found = self.found(name.as_str());
-        Box::pin(async move { found.map(Vec::into_iter) })
+        Box::pin(self.clone().found(name))
     }
 }
 
