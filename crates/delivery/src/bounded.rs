@@ -51,6 +51,16 @@ pub(crate) struct BoundedStream<S> {
     read: usize,
 }
 
+impl<S> BoundedStream<S> {
+    /// What is written begins anew what may be read; a try that writes nothing does not.
+    fn noted(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.read = 0;
+        }
+        written
+    }
+}
+
 impl<S: Connection> Connection for BoundedStream<TokioIo<S>> {
     fn connected(&self) -> Connected {
         self.inner.inner().connected()
@@ -71,8 +81,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.read = 0;
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.noted(written)
     }
 
     fn poll_write_vectored(
@@ -80,8 +90,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.read = 0;
-        Pin::new(&mut self.inner).poll_write_vectored(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, bytes);
+        self.noted(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -94,5 +104,58 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    async fn read_all(bounded: &mut BoundedStream<tokio::io::DuplexStream>) -> (usize, io::Result<usize>) {
+        let (mut read, mut part) = (0, [0; 8192]);
+        loop {
+            match bounded.read(&mut part).await {
+                Ok(0) => return (read, Ok(0)),
+                Ok(more) => read += more,
+                Err(error) => return (read, Err(error)),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_so_much_is_read_until_something_is_written() {
+        let (mut endpoint, ours) = duplex(3 * MAX_ANSWER);
+        let mut bounded = BoundedStream { inner: ours, read: 0 };
+        endpoint.write_all(&vec![7; 3 * MAX_ANSWER]).await.expect("there is room");
+
+        let (first, refused) = read_all(&mut bounded).await;
+        bounded.write_all(b"the next call").await.expect("written");
+        let (second, refused_again) = read_all(&mut bounded).await;
+
+        assert!((MAX_ANSWER..MAX_ANSWER + 8192).contains(&(first - 1)), "{first}");
+        assert!(refused.is_err() && refused_again.is_err());
+        assert_eq!(second, first);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_finds_no_room_begins_nothing() {
+        let (mut endpoint, ours) = duplex(64 * 1024);
+        let mut bounded = BoundedStream { inner: ours, read: 0 };
+        bounded.write_all(&vec![7; 64 * 1024]).await.expect("as much as there is room for");
+        let flood = async { while endpoint.write_all(&[7; 8192]).await.is_ok() {} };
+
+        let reading = async {
+            let (mut part, mut read) = ([0; 8192], 0);
+            while read <= 2 * MAX_ANSWER {
+                read += bounded.read(&mut part).await?;
+                assert!(futures_util::FutureExt::now_or_never(bounded.write(b"more")).is_none(), "no room");
+            }
+            Ok::<_, io::Error>(())
+        };
+        let read = tokio::select! { read = reading => read, () = flood => Ok(()) };
+
+        assert!(read.is_err());
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,11 +22,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
 use crate::endpoint::{Answer, Caller, Endpoint, NotTried};
+use crate::resolver::Busy;
 use crate::worker::Called;
 
-/// How often what is due is looked for; less often if a look takes long.
+/// How often what is due is looked for; less often if a look takes long, but not much.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOK_FACTOR: u32 = 20;
+const LOOK_AT_LEAST: Duration = Duration::from_secs(10);
 
 /// How long a tenant is remembered for whom nothing is done.
 const REMEMBER: Duration = Duration::from_mins(10);
@@ -110,6 +112,8 @@ pub(crate) struct OfTenant {
     woken: Notify,
     /// Calls that may be made at once.
     width: AtomicUsize,
+    /// Whether the last call came out well.
+    is_well: AtomicBool,
     pub(crate) floor: tokio::sync::Mutex<Floor>,
     state: Mutex<State>,
 }
@@ -123,7 +127,13 @@ enum State {
 impl OfTenant {
     fn new() -> Self {
         let (floor, state) = (tokio::sync::Mutex::new(Floor::new()), Mutex::new(State::AtWork));
-        Self { woken: Notify::new(), width: AtomicUsize::new(WIDTH_AT_FIRST), floor, state }
+        Self {
+            woken: Notify::new(),
+            width: AtomicUsize::new(WIDTH_AT_FIRST),
+            is_well: AtomicBool::new(true),
+            floor,
+            state,
+        }
     }
 
     pub(crate) async fn woken(&self) {
@@ -140,6 +150,11 @@ impl OfTenant {
         self.width.load(Relaxed)
     }
 
+    /// Whether it is neither slow nor failing, as far as is known.
+    pub(crate) fn is_well(&self) -> bool {
+        self.is_well.load(Relaxed)
+    }
+
     /// A call has come out. The better it did, the more may be made at once; of those that come out badly
     /// only one.
     pub(crate) fn called(&self, called: Called) {
@@ -149,6 +164,7 @@ impl OfTenant {
             Called::Badly => 1,
         };
         self.width.store(width, Relaxed);
+        self.is_well.store(called == Called::Well, Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -242,7 +258,7 @@ impl Dispatcher {
         let body = serde_json::to_vec(&Body::ping(tenant.tenant_id, now)).unwrap_or_default();
         let meter = self.inner.store.meter(tenant.tenant_id);
         let id = EventId::new(now).to_string();
-        Ok(self.call(&endpoint, &id, body.into(), now, &meter).await)
+        self.call(&endpoint, &id, body.into(), now, &meter).await.map_err(|Busy| NotTried::Busy)
     }
 
     /// How busy it is.
@@ -258,7 +274,7 @@ impl Dispatcher {
         }
     }
 
-    /// Calls an endpoint once, and counts it.
+    /// Calls an endpoint once, unless its name cannot be asked for at the moment, and counts it.
     pub(crate) async fn call(
         &self,
         endpoint: &Endpoint,
@@ -266,17 +282,16 @@ impl Dispatcher {
         body: Bytes,
         now: Timestamp,
         meter: &Meter,
-    ) -> Answer {
-        self.inner.attempts.fetch_add(1, Relaxed);
+    ) -> Result<Answer, Busy> {
         self.inner.under_way.fetch_add(1, Relaxed);
-        let under_way = UnderWay(&self.inner.under_way);
+        let _under_way = UnderWay(&self.inner.under_way);
+        let answer = self.inner.caller.call(endpoint, id, body, now).await?;
         meter.webhook_attempted();
-        let answer = self.inner.caller.call(endpoint, id, body, now).await;
-        drop(under_way);
+        self.inner.attempts.fetch_add(1, Relaxed);
         if !answer.is_success() {
             self.inner.failures.fetch_add(1, Relaxed);
         }
-        answer
+        Ok(answer)
     }
 
     /// Hears what this node put into outboxes.
@@ -291,9 +306,10 @@ impl Dispatcher {
     /// Looks for what is due, and forgets tenants of whom nothing was heard for long.
     async fn look(self) {
         loop {
-            let start = Instant::now();
+            let (start, mut pause) = (Instant::now(), LOOK);
             match self.inner.store.deliveries().due().await {
                 Ok(due) => {
+                    pause = (start.elapsed() * LOOK_FACTOR).clamp(LOOK, LOOK_AT_LEAST);
                     let now = (self.inner.clock)().as_micros();
                     let late = due.iter().map(|(_, since)| now - since.as_micros()).max().unwrap_or(0);
                     self.inner.late.store(u64::try_from(late).unwrap_or(0), Relaxed);
@@ -307,7 +323,7 @@ impl Dispatcher {
                 State::AtWork => true,
                 State::IdleSince(since) => since.elapsed() < REMEMBER,
             });
-            sleep(LOOK.max(start.elapsed() * LOOK_FACTOR)).await;
+            sleep(pause).await;
         }
     }
 

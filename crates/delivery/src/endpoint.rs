@@ -19,7 +19,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
 use crate::bounded::Bounded;
-use crate::resolver::Resolver;
+use crate::resolver::{Busy, Resolver};
 use crate::signature::sign;
 
 /// How long an endpoint may take, from the first packet to the status of its answer.
@@ -140,11 +140,18 @@ impl Caller {
         Self { client, resolver, allow_private }
     }
 
-    /// Calls the endpoint once. Redirects are not followed.
-    pub(crate) async fn call(&self, endpoint: &Endpoint, id: &str, body: Bytes, now: Timestamp) -> Answer {
+    /// Calls the endpoint once, unless its name cannot be asked for at the moment. Redirects are not followed.
+    pub(crate) async fn call(
+        &self,
+        endpoint: &Endpoint,
+        id: &str,
+        body: Bytes,
+        now: Timestamp,
+    ) -> Result<Answer, Busy> {
         let start = Instant::now();
         let answered = timeout(PATIENCE, self.ask(endpoint, id, body, now)).await;
-        let answered = answered.unwrap_or_else(|_| Err(format!("no answer within {} seconds", PATIENCE.as_secs())));
+        let late = || Ok(Err(format!("no answer within {} seconds", PATIENCE.as_secs())));
+        let answered = answered.unwrap_or_else(|_| late())?;
         let (status, body, error) = match answered {
             Ok(response) => {
                 let status = response.status();
@@ -155,7 +162,7 @@ impl Caller {
             }
             Err(error) => (None, String::new(), Some(shortened(error))),
         };
-        Answer { status, body, error, elapsed: start.elapsed() }
+        Ok(Answer { status, body, error, elapsed: start.elapsed() })
     }
 
     async fn ask(
@@ -164,15 +171,23 @@ impl Caller {
         id: &str,
         body: Bytes,
         now: Timestamp,
-    ) -> Result<Response<Incoming>, String> {
+    ) -> Result<Result<Response<Incoming>, String>, Busy> {
         // Again: the rule may be another by now, and an address in the URL asks no resolver.
-        let url = check_webhook_url(&endpoint.url, self.allow_private).map_err(|invalid| invalid.to_string())?;
-        if let Some(name) = url.domain() {
-            self.resolver.find(endpoint.tenant_id, name).await?;
+        let url = match check_webhook_url(&endpoint.url, self.allow_private) {
+            Ok(url) => url,
+            Err(invalid) => return Ok(Err(invalid.to_string())),
+        };
+        if let Some(name) = url.domain()
+            && let Err(error) = self.resolver.find(endpoint.tenant_id, name).await?
+        {
+            return Ok(Err(error));
         }
         // What was checked is what is called, in the form in which it was understood.
-        let request = request(url.as_str(), &endpoint.secrets, id, body, now).map_err(|error| error.to_string())?;
-        self.client.request(request).await.map_err(|error| with_sources(&error))
+        let request = match request(url.as_str(), &endpoint.secrets, id, body, now) {
+            Ok(request) => request,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        Ok(self.client.request(request).await.map_err(|error| with_sources(&error)))
     }
 }
 

@@ -14,20 +14,33 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use chatapi_domain::{TenantId, is_public};
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use hyper_util::client::legacy::connect::dns::Name;
+use tokio::sync::watch;
 use tower_service::Service;
 
-/// How long an answer is used.
-const KEEP: Duration = Duration::from_secs(10);
+/// How long an answer is used by those who ask; and it is kept for longer, for those who have it already
+/// and are about to connect.
+const USE: Duration = Duration::from_secs(10);
+const KEEP: Duration = Duration::from_secs(30);
 
 /// Answers kept, and questions under way; of all tenants, and of one. There are 512 threads.
 const KEPT: usize = 10_000;
 const QUESTIONS: usize = 256;
 const QUESTIONS_OF_TENANT: usize = 4;
 
-type Answer = Result<Arc<[SocketAddr]>, Arc<str>>;
+/// Too many questions are under way: of the tenant, or of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+/// What the system said, and when.
+#[derive(Debug, Clone)]
+struct Answer {
+    at: Instant,
+    found: Result<Arc<[SocketAddr]>, Arc<str>>,
+}
+
+/// A question, and its answer once there is one, whether anybody waits for it or not.
+type Question = watch::Receiver<Option<Answer>>;
 
 /// Asks the system, and keeps only addresses that are public, unless any may be called. What it
 /// answers is what is connected to: a name that stands for another address a moment later, or for
@@ -44,20 +57,12 @@ struct Questions {
     of_tenants: HashMap<TenantId, usize>,
 }
 
-#[derive(Debug, Clone)]
-struct Question {
-    asked_at: Instant,
-    answer: Shared<BoxFuture<'static, Answer>>,
-}
-
-impl Question {
-    fn is_answered(&self) -> bool {
-        self.answer.peek().is_some()
-    }
-
-    /// Whether it need not be asked again.
-    fn is_of_use(&self) -> bool {
-        !self.is_answered() || self.asked_at.elapsed() < KEEP
+/// Whether a question is under way, or was answered less than `age` ago.
+fn is_within(question: &Question, age: Duration) -> bool {
+    match &*question.borrow() {
+        Some(answer) => answer.at.elapsed() < age,
+        // Without an answer and nobody to give one, its thread has gone.
+        None => question.has_changed().is_ok(),
     }
 }
 
@@ -67,39 +72,36 @@ impl Resolver {
     }
 
     /// Finds the addresses of a name, in the name of a tenant, so that [`Resolver::call`] has them.
-    pub(crate) async fn find(&self, tenant: TenantId, name: &str) -> Result<(), String> {
+    pub(crate) async fn find(&self, tenant: TenantId, name: &str) -> Result<Result<(), String>, Busy> {
         let question = self.ask(tenant, name)?;
-        let found = question.answer.await.map_err(|error| error.to_string())?;
-        permitted(&found, self.allow_private).map(|_| ()).map_err(|error| error.to_string())
+        Ok(self.answered(question).await.map(|_| ()).map_err(|error| error.to_string()))
     }
 
-    fn ask(&self, tenant: TenantId, name: &str) -> Result<Question, String> {
+    fn ask(&self, tenant: TenantId, name: &str) -> Result<Question, Busy> {
         let mut questions = self.lock();
-        if let Some(question) = questions.names.get(name).filter(|question| question.is_of_use()) {
+        if let Some(question) = questions.names.get(name).filter(|question| is_within(question, USE)) {
             return Ok(question.clone());
         }
         if questions.names.len() >= KEPT {
-            questions.names.retain(|_, question| question.is_of_use());
+            questions.names.retain(|_, question| is_within(question, KEEP));
         }
         let under_way: usize = questions.of_tenants.values().sum();
-        let of_tenant = questions.of_tenants.entry(tenant).or_default();
-        if under_way >= QUESTIONS || *of_tenant >= QUESTIONS_OF_TENANT {
-            return Err("too many names are being looked up".to_owned());
+        let of_tenant = questions.of_tenants.get(&tenant).copied().unwrap_or_default();
+        if under_way >= QUESTIONS || of_tenant >= QUESTIONS_OF_TENANT {
+            return Err(Busy);
         }
-        *of_tenant += 1;
-        let (place, asked) = (Place { resolver: self.clone(), tenant }, name.to_owned());
-        let lookup = tokio::task::spawn_blocking(move || {
-            let found = (asked.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Arc<[SocketAddr]>>);
-            drop(place);
-            found
-        });
-        let answer = lookup.map(|ended| match ended {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => Err(error.to_string().into()),
-            Err(_) => Err("the name could not be looked up".into()),
-        });
-        let question = Question { asked_at: Instant::now(), answer: answer.boxed().shared() };
+        questions.of_tenants.insert(tenant, of_tenant + 1);
+        let (answering, question) = watch::channel(None);
         questions.names.insert(name.into(), question.clone());
+        // Not under the lock: a runtime that ends drops what it does not run any more.
+        drop(questions);
+        let (place, name) = (Place { resolver: self.clone(), tenant }, name.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Arc<[SocketAddr]>>);
+            let found = found.map_err(|error| error.to_string().into());
+            answering.send_replace(Some(Answer { at: Instant::now(), found }));
+            drop(place);
+        });
         Ok(question)
     }
 
@@ -107,8 +109,15 @@ impl Resolver {
     async fn found(self, name: Name) -> io::Result<std::vec::IntoIter<SocketAddr>> {
         let question = self.lock().names.get(name.as_str()).cloned();
         let question = question.ok_or_else(|| io::Error::other("the name was not looked up"))?;
-        let found = question.answer.await.map_err(|error| io::Error::other(error.to_string()))?;
-        permitted(&found, self.allow_private).map(Vec::into_iter)
+        self.answered(question).await.map(Vec::into_iter)
+    }
+
+    async fn answered(&self, mut question: Question) -> io::Result<Vec<SocketAddr>> {
+        let answer = question.wait_for(Option::is_some).await.map(|answer| answer.clone());
+        let found = answer.ok().flatten().map(|answer| answer.found);
+        let found = found.unwrap_or_else(|| Err("the name could not be looked up".into()));
+        let found = found.map_err(|error| io::Error::other(error.to_string()))?;
+        permitted(&found, self.allow_private)
     }
 
     fn lock(&self) -> MutexGuard<'_, Questions> {
@@ -181,10 +190,10 @@ mod tests {
         let (tenant, localhost) = (TenantId::new(Timestamp::from_micros(0)), || "localhost".parse().expect("a name"));
 
         let (mut public, mut any) = (Resolver::new(false), Resolver::new(true));
-        assert!(public.find(tenant, "localhost").await.is_err());
+        assert!(public.find(tenant, "localhost").await.is_ok_and(|found| found.is_err()));
         assert!(public.call(localhost()).await.is_err());
         assert!(any.call(localhost()).await.is_err(), "nobody has asked for it");
-        any.find(tenant, "localhost").await.expect("found");
+        any.find(tenant, "localhost").await.expect("asked").expect("found");
         assert!(any.call(localhost()).await.is_ok_and(|found| found.len() > 0));
     }
 
@@ -193,23 +202,37 @@ mod tests {
         let tenant = |number| TenantId::new(Timestamp::from_micros(number));
         let (one, other) = (tenant(1), tenant(2));
         let resolver = Resolver::new(true);
-        // Questions that are never answered.
-        let hang = |name: &str, tenant: TenantId| {
-            let never = futures_util::future::pending::<Answer>().boxed().shared();
-            let question = Question { asked_at: Instant::now(), answer: never };
+        // Questions that are not answered.
+        let hang = |name: &str| {
+            let (answering, question) = watch::channel(None);
             let mut questions = resolver.lock();
             questions.names.insert(name.into(), question);
-            *questions.of_tenants.entry(tenant).or_default() += 1;
+            *questions.of_tenants.entry(one).or_default() += 1;
+            answering
         };
-        for name in ["a", "b", "c", "d"] {
-            hang(name, one);
+        let answering = ["a", "b", "c", "d"].map(hang);
+
+        assert!(resolver.ask(one, "a").is_ok_and(|question| question.borrow().is_none()), "it is shared");
+        assert!(resolver.ask(other, "a").is_ok(), "also with another tenant");
+        assert_eq!(resolver.ask(one, "localhost").err(), Some(Busy), "no fifth");
+        resolver.find(other, "localhost").await.expect("another tenant's own").expect("found");
+        resolver.find(one, "localhost").await.expect("and then it is known").expect("found");
+        while resolver.lock().of_tenants.contains_key(&other) {
+            tokio::task::yield_now().await;
         }
 
-        assert!(resolver.ask(one, "a").is_ok_and(|question| !question.is_answered()), "it is shared");
-        assert!(resolver.ask(other, "a").is_ok(), "also with another tenant");
-        assert!(resolver.ask(one, "localhost").is_err(), "no fifth");
-        resolver.find(other, "localhost").await.expect("another tenant's own");
-        resolver.find(one, "localhost").await.expect("and then it is known");
-        assert_eq!(resolver.lock().of_tenants.get(&other), None, "the place is given back");
+        // What is answered after everybody has gone is of use for its time; what is old, or will never be
+        // answered, is asked again.
+        let [first, second, ..] = answering;
+        first.send_replace(Some(Answer { at: Instant::now(), found: Err("late".into()) }));
+        assert_eq!(resolver.find(other, "a").await, Ok(Err("late".to_owned())));
+        let at = Instant::now().checked_sub(USE).expect("the machine runs for longer");
+        first.send_replace(Some(Answer { at, found: Err("old".into()) }));
+        drop(second);
+        for name in ["a", "b"] {
+            let before = resolver.lock().names[name].clone();
+            let again = resolver.ask(other, name).expect("asked again");
+            assert!(!again.same_channel(&before), "{name}");
+        }
     }
 }

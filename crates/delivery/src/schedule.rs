@@ -13,11 +13,6 @@ pub(crate) fn pause(failures: u32, random: u16) -> Duration {
     Duration::from_secs(PAUSES[at]).mul_f64(jitter)
 }
 
-/// How long after what happened the last attempt is made, if each fails at once.
-pub(crate) fn length(retries: u32) -> Duration {
-    (1..=retries).map(|failures| pause(failures, u16::MAX)).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,7 +26,5 @@ mod tests {
         assert_eq!(seconds(3), [108_000, 132_000]);
         assert_eq!(seconds(5), [3_240_000, 3_960_000]);
         assert_eq!(pause(7, 9), pause(100, 9));
-        assert_eq!(length(0), Duration::ZERO);
-        assert_eq!(length(5).as_secs(), (5 + 30 + 120 + 600 + 3600) * 11 / 10);
     }
 }

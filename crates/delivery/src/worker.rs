@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chatapi_domain::{EventId, TenantId, TenantStatus};
+use chatapi_domain::{EventId, TenantId, TenantStatus, Timestamp};
 use chatapi_storage::{Delivery, Error, Failure, Meter, Result, Taken};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::body::Body;
 use crate::dispatcher::{Dispatcher, OfTenant};
 use crate::endpoint::Endpoint;
-use crate::schedule::{self, pause};
+use crate::schedule::pause;
 
 /// Statements that empty the outbox before anything is claimed; what is left then follows after.
 const TAKES: usize = 100;
@@ -27,14 +27,14 @@ const SLOW: Duration = Duration::from_secs(1);
 /// How long what is young in the outbox is left there.
 const YOUTH: Duration = Duration::from_millis(400);
 
-/// How long after its last regular attempt a delivery that could not be made is given up unasked: an
-/// endpoint that takes its time to fail is asked for less than comes in, and that must end somewhere.
-const GRACE: Duration = Duration::from_hours(24);
+/// What has waited for its turn for longer is given up unasked, while the endpoint is slow or failing: it
+/// can be asked for less than comes in, and that must end somewhere.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
 
 /// What there is to be done.
 #[derive(Debug, Default)]
 struct Found {
-    claimed: Vec<Delivery>,
+    claimed: Vec<(Delivery, Timestamp)>,
     endpoint: Option<Arc<Endpoint>>,
     /// Whether there may be more that is due, and whether to look for it at once.
     more: bool,
@@ -90,8 +90,16 @@ impl Dispatcher {
                         later = found.young.then(|| Instant::now() + YOUTH);
                         // Else it is due again when its lease is over.
                         let begun = if self.inner.stop.is_cancelled() { 0 } else { found.claimed.len() };
-                        for (delivery, permit) in found.claimed.into_iter().zip(permits).take(begun) {
-                            flying.push(self.deliver(delivery, found.endpoint.clone(), meter.clone(), permit));
+                        let now = (self.inner.clock)();
+                        for ((delivery, due_at), permit) in found.claimed.into_iter().zip(permits).take(begun) {
+                            let waited = u64::try_from(now.as_micros() - due_at.as_micros()).unwrap_or(0);
+                            let may_wait = tenant.is_well() || Duration::from_micros(waited) < LONGEST_WAIT;
+                            let to = match &found.endpoint {
+                                None => Err("there is no endpoint, or it is disabled"),
+                                Some(_) if !may_wait => Err("it waited too long for its turn"),
+                                Some(endpoint) => Ok(endpoint.clone()),
+                            };
+                            flying.push(self.deliver(delivery, to, meter.clone(), permit));
                         }
                     }
                     // What is under way goes on to its end.
@@ -151,9 +159,14 @@ impl Dispatcher {
             // Something is under way, and the rest waits for it.
             return Ok(Found { more: true, again: taken.any, young: taken.young, ..Found::default() });
         }
-        let claimed = deliveries.claim(tenant_id, i64::try_from(limit).unwrap_or(i64::MAX), &mut floor).await?;
-        let more = taken.any || claimed.len() == limit;
-        Ok(Found { claimed, endpoint: endpoint.map(Arc::new), more, again: taken.any, young: taken.young })
+        let claim = deliveries.claim(tenant_id, limit, &mut floor).await?;
+        Ok(Found {
+            claimed: claim.deliveries,
+            endpoint: endpoint.map(Arc::new),
+            more: taken.any || claim.more,
+            again: taken.any,
+            young: taken.young,
+        })
     }
 
     /// Notes what is done. What cannot be noted is made again when its lease is over, as is what panicked.
@@ -178,18 +191,18 @@ impl Dispatcher {
         }
     }
 
-    /// Makes one delivery on a task of its own: it must go on while the next ones are claimed, for both
+    /// Makes one delivery, or gives it up for this reason, on a task of its own: it must go on while the next ones are claimed, for both
     /// need the database.
     fn deliver(
         &self,
         delivery: Delivery,
-        endpoint: Option<Arc<Endpoint>>,
+        to: Result<Arc<Endpoint>, &'static str>,
         meter: Arc<Meter>,
         permit: Permit,
     ) -> JoinHandle<Ended> {
         let dispatcher = self.clone();
         self.inner.tasks.spawn(async move {
-            let (called, noted) = dispatcher.attempt(&delivery, endpoint.as_deref(), &meter).await;
+            let (called, noted) = dispatcher.attempt(&delivery, to, &meter).await;
             drop(permit);
             let done = match noted {
                 Ok(Noted::ToBeForgotten) => Some(delivery.event_id),
@@ -207,47 +220,54 @@ impl Dispatcher {
     async fn attempt(
         &self,
         delivery: &Delivery,
-        endpoint: Option<&Endpoint>,
+        to: Result<Arc<Endpoint>, &'static str>,
         meter: &Meter,
     ) -> (Option<Called>, Result<Noted>) {
         let Some(body) = Body::of(delivery).and_then(|body| serde_json::to_vec(&body).ok()) else {
             return (None, Ok(Noted::ToBeForgotten));
         };
-        let now = (self.inner.clock)();
-        let age = Duration::from_micros(u64::try_from(now.as_micros() - delivery.at.as_micros()).unwrap_or(0));
-        let endpoint = match endpoint {
-            None => Err("there is no endpoint, or it is disabled"),
-            Some(_) if age > schedule::length(self.inner.options.retries) + GRACE => {
-                Err("it waited too long for its turn")
-            }
-            Some(endpoint) => Ok(endpoint),
-        };
-        let endpoint = match endpoint {
+        let endpoint = match to {
             Ok(endpoint) => endpoint,
             Err(why) => {
                 let failure = Failure { status: None, error: why.to_owned() };
                 return (None, self.give_up(delivery, false, &failure).await);
             }
         };
-        let answer = self.call(endpoint, &delivery.event_id.to_string(), Bytes::from(body), now, meter).await;
+        let now = (self.inner.clock)();
+        let called = self.call(&endpoint, &delivery.event_id.to_string(), Bytes::from(body), now, meter).await;
+        // Nobody was asked: it is due again when its lease is over.
+        let Ok(answer) = called else { return (None, Ok(Noted::Kept)) };
         let Some(failure) = answer.failure() else {
             let called = if answer.elapsed < SLOW { Called::Well } else { Called::Slowly };
             return (Some(called), Ok(Noted::ToBeForgotten));
         };
-        let noted = if answer.is_gone() {
-            tracing::warn!(tenant_id = %delivery.tenant_id, "A webhook endpoint is gone (410), and disabled");
+        (Some(Called::Badly), self.failed(delivery, &endpoint, answer.is_gone(), &failure, now).await)
+    }
+
+    /// Notes that an attempt failed, and what follows from that.
+    async fn failed(
+        &self,
+        delivery: &Delivery,
+        endpoint: &Endpoint,
+        is_gone: bool,
+        failure: &Failure,
+        now: Timestamp,
+    ) -> Result<Noted> {
+        // What an endpoint says that was set again meanwhile is no more than a failure.
+        let disabled = is_gone && {
             let Endpoint { url, set_at, .. } = endpoint;
-            let tenants = self.inner.store.tenants();
-            let disabled = tenants.disable_webhook(delivery.tenant_id, url, *set_at, now).await;
-            disabled.and(self.give_up(delivery, true, &failure).await)
-        } else if delivery.attempts >= self.inner.options.retries {
-            self.give_up(delivery, true, &failure).await
-        } else {
             let _asking = self.inner.asking.acquire().await;
-            let pause = pause(delivery.attempts + 1, random());
-            self.inner.store.deliveries().retry(delivery, pause, &failure).await.map(|()| Noted::Kept)
+            self.inner.store.tenants().disable_webhook(delivery.tenant_id, url, *set_at, now).await?
         };
-        (Some(Called::Badly), noted)
+        if disabled {
+            tracing::warn!(tenant_id = %delivery.tenant_id, "A webhook endpoint is gone (410), and disabled");
+        }
+        if disabled || delivery.attempts >= self.inner.options.retries {
+            return self.give_up(delivery, true, failure).await;
+        }
+        let _asking = self.inner.asking.acquire().await;
+        let pause = pause(delivery.attempts + 1, random());
+        self.inner.store.deliveries().retry(delivery, pause, failure).await.map(|()| Noted::Kept)
     }
 
     async fn give_up(&self, delivery: &Delivery, attempted: bool, failure: &Failure) -> Result<Noted> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chatapi_domain::{TenantId, UserId};
+use chatapi_domain::{Fact, TenantId, UserId};
 use chatapi_storage::{Result, Store, TenantUser};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -45,6 +45,8 @@ enum Left {
     /// It was not told.
     #[default]
     Untold,
+    /// It is being told, or was and did not answer.
+    Telling,
     /// It has it.
     Noted,
     /// It was told, and that is of use to nobody.
@@ -69,7 +71,7 @@ impl Presence {
         let state = users.entry((tenant, user.clone())).or_default();
         state.connections += 1;
         state.gone_at = None;
-        if std::mem::take(&mut state.left) == Left::Noted {
+        if matches!(std::mem::take(&mut state.left), Left::Telling | Left::Noted) {
             state.noted = false;
         }
         if !state.noted {
@@ -113,12 +115,13 @@ impl Presence {
         let mut users = self.lock();
         // Who was gone before it was noted that he came.
         users.retain(|_, state| state.connections > 0 || state.ever_noted);
-        for (user, state) in users.iter() {
+        for (user, state) in users.iter_mut() {
             if state.connections > 0 && !state.noted {
                 due.came.push(user.clone());
             } else if state.connections == 0 && state.gone_at.is_some_and(|at| now >= at + GRACE) {
                 due.went.push(user.clone());
-            } else if state.connections == 0 && state.ever_noted && state.left == Left::Untold {
+            } else if state.connections == 0 && state.ever_noted && matches!(state.left, Left::Untold | Left::Telling) {
+                state.left = Left::Telling;
                 due.left.push(user.clone());
             }
         }
@@ -140,16 +143,14 @@ impl Presence {
         let noted = store.node().leave_for_now(left).await?;
         let mut users = self.lock();
         for user in left {
-            if let Some(state) = users.get_mut(user) {
+            if let Some(state) = users.get_mut(user).filter(|state| state.left == Left::Telling) {
                 state.left = Left::OfNoUse;
             }
         }
         for user in &noted {
-            match users.get_mut(user) {
-                Some(state) if state.connections == 0 => state.left = Left::Noted,
-                // Back in the meantime: to be noted again.
-                Some(state) => state.noted = false,
-                None => {}
+            // One who is back in the meantime is to be noted again, and is.
+            if let Some(state) = users.get_mut(user).filter(|state| state.left == Left::OfNoUse) {
+                state.left = Left::Noted;
             }
         }
         Ok(())
@@ -167,9 +168,7 @@ impl Presence {
             }
         }
         drop(users);
-        for (tenant, fact) in facts {
-            store.feed().tell(tenant, fact);
-        }
+        tell(store, facts);
         Ok(())
     }
 
@@ -188,9 +187,13 @@ impl Presence {
             }
         }
         drop(users);
-        for (tenant, fact) in facts {
-            store.feed().tell(tenant, fact);
-        }
+        tell(store, facts);
         Ok(())
+    }
+}
+
+fn tell(store: &Store, facts: Vec<(TenantId, Fact)>) {
+    for (tenant, fact) in facts {
+        store.feed().tell(tenant, fact);
     }
 }

@@ -65,6 +65,15 @@ pub struct Taken {
     pub young: bool,
 }
 
+/// What was claimed.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The deliveries, each with when it was due.
+    pub deliveries: Vec<(Delivery, Timestamp)>,
+    /// Whether there may be more that is due.
+    pub more: bool,
+}
+
 /// How far a tenant's outbox and deliveries were worked through lately: what is looked for begins a
 /// little before that. Rows that are gone stay in the index as long as any snapshot may see them, and
 /// without a floor each look would walk over them: with the dead rows of ten minutes, and an export
@@ -149,12 +158,12 @@ const TAKE_OUT: &str = "
            and (event <> 'message.new' or at < clock_timestamp() - interval '400 milliseconds')
          order by event_id limit $2 for update skip locked),
     weighed as (
-        select o.place, sum(r.member_count) over (order by o.event_id) - r.member_count as before
+        select o.place, sum(coalesce(r.member_count, 0)) over (order by o.event_id) - coalesce(r.member_count, 0) as before
           from oldest o left join lateral (
             select member_count from rooms
              where o.event = 'message.new' and tenant_id = $1 and room_id = o.room_id limit 1) r on true),
     taken as materialized (
-        delete from outbox where ctid = any (array(select place from weighed where before is null or before < $4))
+        delete from outbox where ctid = any (array(select place from weighed where before < $4))
         returning *),
     offline as (
         select t.event_id, m.user_id, (row_number() over (partition by t.event_id order by m.user_id) - 1) / $3 as nth
@@ -269,17 +278,19 @@ impl Deliveries<'_> {
     /// # Errors
     ///
     /// [`Error`](crate::Error) if the database fails.
-    pub async fn claim(&self, tenant: TenantId, limit: i64, floor: &mut Floor) -> Result<Vec<Delivery>> {
-        let rows = self.db.query(CLAIM, &[&tenant, &limit, &LEASE, &floor.due()]).await?;
-        let mut claimed = Vec::with_capacity(rows.len());
+    pub async fn claim(&self, tenant: TenantId, limit: usize, floor: &mut Floor) -> Result<Claim> {
+        let wanted = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.db.query(CLAIM, &[&tenant, &wanted, &LEASE, &floor.due()]).await?;
+        let mut claim = Claim { deliveries: Vec::with_capacity(rows.len()), more: rows.len() == limit };
         for row in &rows {
-            floor.claimed = floor.claimed.max(get(row, "was_due")?);
+            let due_at = get(row, "was_due")?;
+            floor.claimed = floor.claimed.max(due_at);
             match delivery(row) {
-                Ok(delivery) => claimed.push(delivery),
+                Ok(delivery) => claim.deliveries.push((delivery, due_at)),
                 Err(error) => tracing::error!(tenant_id = %tenant, %error, "A webhook cannot be read"),
             }
         }
-        Ok(claimed)
+        Ok(claim)
     }
 
     /// These are done.

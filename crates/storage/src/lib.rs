@@ -45,7 +45,7 @@ pub use audit::{Audit, AuditAction, AuditEntry};
 pub use connect::{Connector, InvalidUrl};
 pub use db::{PoolStatus, Work, measured};
 pub use dead_letters::{DeadLetter, DeadLetters};
-pub use deliveries::{Deliveries, Delivery, Failure, Floor, Taken};
+pub use deliveries::{Claim, Deliveries, Delivery, Failure, Floor, Taken};
 pub use error::Error;
 pub use feed::{Feed, Position, Signal, Subscription, Told};
 pub use idempotency::{Answer, Begun, Idempotency, Reservation, Shows};

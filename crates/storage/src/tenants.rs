@@ -153,7 +153,7 @@ impl Tenants<'_> {
     }
 
     /// Notes that the endpoint at `url` said that it is gone, unless it was set again since `set_at`: it is
-    /// told nothing more. Told to all nodes.
+    /// told nothing more. Told to all nodes. Whether it is disabled by this.
     ///
     /// # Errors
     ///
@@ -164,14 +164,16 @@ impl Tenants<'_> {
         url: &str,
         set_at: Option<Timestamp>,
         now: Timestamp,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let set_at = set_at.map(|at| at.to_string());
         let mut client = self.db.client().await?;
         let tx = client.begin().await?;
-        if tx.execute(DISABLE_WEBHOOK, &[&tenant, &url, &now.to_string(), &set_at]).await? > 0 {
+        let disabled = tx.execute(DISABLE_WEBHOOK, &[&tenant, &url, &now.to_string(), &set_at]).await? > 0;
+        if disabled {
             tell_in(&tx, tenant, &[Fact::TenantChanged]).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        Ok(disabled)
     }
 
     /// Begins to delete a tenant: nothing of it is served from now on, and its rows go in the

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chatapi_testkit::{Behaviour, Receiver};
-use chatapi_tests::{Answer, Tenant};
+use chatapi_tests::{Answer, App, Tenant};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -106,7 +106,9 @@ async fn what_cannot_be_told_is_a_dead_letter_that_can_be_tried_again() {
     let of_one = app.admin("GET", &format!("/admin/dead-letters?tenant_id={}", other.id), None).await.expect(200);
     assert_eq!(contents(&of_one), ["theirs"]);
 
-    // Again: it fails again, and comes back; then it arrives, and is gone.
+    // Again, though it is old: it fails again, and comes back; then it arrives, and is gone.
+    let old = "update deliveries set at = at - interval '3 days', due_at = due_at - interval '3 days'";
+    app.sql().await.execute(old, &[]).await.expect("aged");
     let id = letter["id"].as_str().expect("an id").to_owned();
     let path = format!("/admin/dead-letters/{id}/retry");
     tenant.backend().post(&path, json!({})).await.expect(202);
@@ -276,34 +278,78 @@ async fn a_late_410_says_nothing_of_an_endpoint_that_was_set_meanwhile() {
     let tenant = tenant_of(&app, &receiver).await;
     let (room, late) = (tenant.room("group", &["alice"]).await, Duration::from_secs(1));
     receiver.behave(Behaviour::Late(late, 410));
+    let failed = async || app.send("GET", "/metrics", &[("Accept", "application/json")], None).await;
 
     tenant.user("alice").say(&room, "an old call").await;
     receiver.next().await;
     let set = json!({"config": {"webhook_url": receiver.url()}});
     tenant.backend().patch("/tenant", set).await.expect(200);
-    letters(&tenant, 1).await;
+    until("the late answer", failed, |answer| answer.body["delivery_failures"] == 1).await;
+    receiver.behave(Behaviour::Answer(200));
+    app.sql().await.execute("update deliveries set due_at = now()", &[]).await.expect("again at once");
 
+    assert_eq!(receiver.next().await.body["message"]["content"], "an old call", "it was but a failure");
     let own = tenant.backend().get("/tenant").await.expect(200);
     assert_eq!(own.body["config"]["webhook_disabled_at"], Value::Null);
+    letters(&tenant, 0).await;
+}
+
+/// What is still to be told was due days ago, as far as the server knows that begins now.
+async fn days_later(mut app: App) -> App {
+    app.signal("TERM").await;
+    let days = "update deliveries set at = at - interval '3 days', due_at = now() - interval '3 days'";
+    app.sql().await.execute(days, &[]).await.expect("aged");
+    let app = app.restart().await;
+    app.ready().await;
+    app
+}
+
+#[tokio::test]
+async fn what_waits_for_days_for_an_endpoint_that_fails_is_given_up_unasked() {
+    let (app, receiver) = (server().start().await, Receiver::start().await);
+    let tenant = tenant_of(&app, &receiver).await;
+    let room = tenant.room("group", &["alice"]).await;
+    receiver.behave(Behaviour::Answer(500));
+    for n in 0..12 {
+        tenant.user("alice").say(&room, &n.to_string()).await;
+    }
+    receiver.several(12).await;
+    let failed = async || app.send("GET", "/metrics", &[("Accept", "application/json")], None).await;
+    until("failures", failed, |answer| answer.body["delivery_failures"] == 12).await;
+    let id = tenant.id.clone();
+
+    let app = days_later(app).await;
+
+    // A few are tried until it is known that it fails still.
+    let path = format!("/admin/dead-letters?tenant_id={id}");
+    let listed = || async { app.admin("GET", &path, None).await.expect(200) };
+    let given_up = until("dead letters", listed, |answer| answer.each("dead_letters", "id").len() >= 8).await;
+    assert!(given_up.each("dead_letters", "last_error").iter().all(|why| *why == "it waited too long for its turn"));
+    let mut tried = 0;
+    while receiver.within(Duration::from_millis(200)).await.is_some() {
+        tried += 1;
+    }
+    assert!((1..=4).contains(&tried), "{tried}");
 }
 
 #[tokio::test]
 async fn a_suspended_tenants_endpoint_is_told_when_it_is_active_again() {
-    let app = server().start().await;
-    let receiver = Receiver::start().await;
+    let (app, receiver) = (server().start().await, Receiver::start().await);
     let tenant = tenant_of(&app, &receiver).await;
     let room = tenant.room("group", &["alice"]).await;
     let path = format!("/admin/tenants/{}", tenant.id);
-    let status = |word: &str| app.admin("PATCH", &path, Some(json!({"status": word})));
+    let status =
+        async |app: &App, word: &str| app.admin("PATCH", &path, Some(json!({"status": word}))).await.expect(200);
 
     receiver.behave(Behaviour::Answer(500));
     tenant.user("alice").say(&room, "told later").await;
     receiver.next().await;
-    status("suspended").await.expect(200);
+    status(&app, "suspended").await;
     receiver.behave(Behaviour::Answer(200));
-    app.sql().await.execute("update deliveries set due_at = now()", &[]).await.expect("due");
+    // However long it lasts.
+    let app = days_later(app).await;
     assert!(receiver.within(Duration::from_millis(1500)).await.is_none());
-    status("active").await.expect(200);
+    status(&app, "active").await;
 
     assert_eq!(receiver.next().await.body["message"]["content"], "told later");
 }

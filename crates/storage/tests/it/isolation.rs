@@ -118,8 +118,9 @@ async fn no_method_finds_what_is_another_tenants() {
     let floor = &mut Floor::new();
     assert!(store.deliveries().take(theirs, floor).await.expect("taken").any);
     assert!(!store.deliveries().take(ours, floor).await.expect("nothing").any);
-    assert!(store.deliveries().claim(ours, 10, floor).await.expect("nothing").is_empty());
-    let [delivery] = &store.deliveries().claim(theirs, 10, floor).await.expect("claimed")[..] else { panic!("one") };
+    assert!(store.deliveries().claim(ours, 10, floor).await.expect("nothing").deliveries.is_empty());
+    let claimed = store.deliveries().claim(theirs, 10, floor).await.expect("claimed");
+    let [(delivery, _)] = &claimed.deliveries[..] else { panic!("one") };
     let failure = Failure { status: Some(500), error: "it answered 500".into() };
     store.deliveries().give_up(delivery, true, &failure).await.expect("given up");
     ask("dead_letters.list");

@@ -156,6 +156,7 @@ async fn what_is_to_be_told(store: &Store, tenant_id: chatapi_domain::TenantId, 
     while deliveries.take(tenant_id, floor).await.expect("taken").any {}
     let claimed = deliveries.claim(tenant_id, 16, floor).await.expect("claimed");
     let failure = Failure { status: None, error: "x".into() };
+    let claimed: Vec<_> = claimed.deliveries.into_iter().map(|(delivery, _)| delivery).collect();
     deliveries.delivered(tenant_id, &[claimed[0].event_id]).await.expect("done");
     deliveries.retry(&claimed[1], std::time::Duration::from_secs(5), &failure).await.expect("later");
     deliveries.give_up(&claimed[2], true, &failure).await.expect("given up");
