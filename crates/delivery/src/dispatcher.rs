@@ -2,20 +2,20 @@
 //!
 //! A tenant that has something due gets a task of its own, and a place of its own to call: one whose
 //! endpoint is slow or dead takes no other's. Further places are shared, and only for endpoints that
-//! are well. This node's own messages wake it at once; what other
-//! nodes put into outboxes, and what is to be tried again, is looked for once a second.
+//! are well. This node's own messages wake it at once; what other nodes put into outboxes, and what is to
+//! be tried again, is looked for once a second.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chatapi_domain::{EventId, Tenant, TenantId, Timestamp};
-use chatapi_storage::{Floor, Meter, Store};
+use chatapi_storage::{Meter, Store};
 use futures_util::FutureExt;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,20 +23,12 @@ use tokio_util::task::TaskTracker;
 use crate::body::Body;
 use crate::endpoint::{Answer, Caller, Endpoint, NotTried};
 use crate::resolver::Busy;
-use crate::worker::Called;
+use crate::tenant::OfTenant;
 
 /// How often what is due is looked for; less often if a look takes long, but not much.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOK_FACTOR: u32 = 20;
 const LOOK_AT_LEAST: Duration = Duration::from_secs(10);
-
-/// How long a tenant is remembered for whom nothing is done.
-const REMEMBER: Duration = Duration::from_mins(10);
-
-/// Calls to one endpoint at once: at most, to one that is slow, and before it is known how that comes out.
-const WIDTH: usize = 16;
-const WIDTH_SLOW: usize = 4;
-const WIDTH_AT_FIRST: usize = 4;
 
 /// Endpoints tried out at once.
 const TRYING: usize = 64;
@@ -103,77 +95,6 @@ pub(crate) struct Inner {
     pub(crate) given_up: AtomicU64,
     under_way: AtomicUsize,
     late: AtomicU64,
-}
-
-/// What is known of a tenant for whom something was done lately.
-#[derive(Debug)]
-pub(crate) struct OfTenant {
-    /// Says that there is more.
-    woken: Notify,
-    /// Calls that may be made at once.
-    width: AtomicUsize,
-    /// Whether the last call came out well.
-    is_well: AtomicBool,
-    pub(crate) floor: tokio::sync::Mutex<Floor>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum State {
-    AtWork,
-    IdleSince(Instant),
-}
-
-impl OfTenant {
-    fn new() -> Self {
-        let (floor, state) = (tokio::sync::Mutex::new(Floor::new()), Mutex::new(State::AtWork));
-        Self {
-            woken: Notify::new(),
-            width: AtomicUsize::new(WIDTH_AT_FIRST),
-            is_well: AtomicBool::new(true),
-            floor,
-            state,
-        }
-    }
-
-    pub(crate) async fn woken(&self) {
-        self.woken.notified().await;
-    }
-
-    /// Whether it was woken and nobody has waited for that.
-    fn is_woken(&self) -> bool {
-        self.woken.notified().now_or_never().is_some()
-    }
-
-    /// Calls that may be made at once.
-    pub(crate) fn width(&self) -> usize {
-        self.width.load(Relaxed)
-    }
-
-    /// Whether it is neither slow nor failing, as far as is known.
-    pub(crate) fn is_well(&self) -> bool {
-        self.is_well.load(Relaxed)
-    }
-
-    /// A call has come out. The better it did, the more may be made at once; of those that come out badly
-    /// only one.
-    pub(crate) fn called(&self, called: Called) {
-        let width = match called {
-            Called::Well => (self.width() + 1).min(WIDTH),
-            Called::Slowly => (self.width() + 1).min(WIDTH_SLOW),
-            Called::Badly => 1,
-        };
-        self.width.store(width, Relaxed);
-        self.is_well.store(called == Called::Well, Relaxed);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_at_work(&self) -> bool {
-        matches!(*self.state(), State::AtWork)
-    }
 }
 
 /// A call under way, as it is counted.
@@ -319,10 +240,7 @@ impl Dispatcher {
                 }
                 Err(error) => tracing::debug!(%error, "What is due will be looked for again"),
             }
-            self.working().retain(|_, tenant| match *tenant.state() {
-                State::AtWork => true,
-                State::IdleSince(since) => since.elapsed() < REMEMBER,
-            });
+            self.working().retain(|_, tenant| tenant.is_to_be_remembered());
             sleep(pause).await;
         }
     }
@@ -330,16 +248,10 @@ impl Dispatcher {
     /// Sees to it that somebody looks what is due for the tenant.
     fn wake(&self, tenant_id: TenantId) {
         let mut working = self.working();
-        let tenant = working.entry(tenant_id).or_insert_with(|| {
-            let new = OfTenant::new();
-            *new.state() = State::IdleSince(Instant::now());
-            Arc::new(new)
-        });
-        if tenant.is_at_work() {
-            tenant.woken.notify_one();
+        let tenant = working.entry(tenant_id).or_default();
+        if !tenant.begin_work() {
             return;
         }
-        *tenant.state() = State::AtWork;
         let (dispatcher, tenant) = (self.clone(), tenant.clone());
         drop(working);
         self.inner.tasks.spawn(async move { dispatcher.work_while_woken(tenant_id, &tenant).await });
@@ -353,9 +265,10 @@ impl Dispatcher {
                 Ok(Err(error)) => tracing::debug!(tenant_id = %tenant_id, %error, "Webhooks will be sent later"),
                 Err(_) => tracing::error!(tenant_id = %tenant_id, "Sending webhooks panicked"),
             }
+            // Who wakes it now, finds it either at work or idle.
             let _working = self.working();
             if !tenant.is_woken() || self.inner.stop.is_cancelled() {
-                *tenant.state() = State::IdleSince(Instant::now());
+                tenant.end_work();
                 return;
             }
         }

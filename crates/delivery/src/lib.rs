@@ -13,6 +13,7 @@ mod endpoint;
 mod resolver;
 mod schedule;
 mod signature;
+mod tenant;
 mod worker;
 
 pub use body::Body;

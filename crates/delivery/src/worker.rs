@@ -14,9 +14,10 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
 use crate::body::Body;
-use crate::dispatcher::{Dispatcher, OfTenant};
+use crate::dispatcher::Dispatcher;
 use crate::endpoint::Endpoint;
 use crate::schedule::pause;
+use crate::tenant::{Called, OfTenant};
 
 /// Statements that empty the outbox before anything is claimed; what is left then follows after.
 const TAKES: usize = 100;
@@ -41,14 +42,6 @@ struct Found {
     again: bool,
     /// Whether something in the outbox waits for its time.
     young: bool,
-}
-
-/// How a call came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Called {
-    Well,
-    Slowly,
-    Badly,
 }
 
 /// What is left to be noted of a delivery.

@@ -3,10 +3,13 @@
 //! A [`Config`] holds what was set; [`Settings`] is what is in force, with the server's
 //! [`Defaults`] where nothing was set.
 
+mod field;
+
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use url::Url;
 
+use self::field::Field;
 use crate::webhook::{check_webhook_url, secret_bytes};
 use crate::{Content, Invalid, Rate, Timestamp, WebhookEvent, WebhookEvents};
 
@@ -138,13 +141,11 @@ impl Config {
                 (patched.webhook_disabled_at, patched.webhook_set_at) = (None, Some(now));
             }
         }
-        let old = &mut patched.old_webhook_secrets;
+        let (old, present) = (&mut patched.old_webhook_secrets, patched.webhook_secret.as_ref());
         old.retain(|(_, until)| *until > now);
-        let text = |secret: &Option<SecretString>| secret.as_ref().map(|secret| secret.expose_secret().to_owned());
         if let Some(replaced) = &self.webhook_secret
-            && text(&self.webhook_secret) != text(&patched.webhook_secret)
+            && present.map(ExposeSecret::expose_secret) != Some(replaced.expose_secret())
         {
-            let old = &mut patched.old_webhook_secrets;
             old.push((replaced.clone(), now.plus_seconds(OLD_SECRET_SIGNS)));
             old.drain(..old.len().saturating_sub(OLD_SECRETS));
         }
@@ -315,73 +316,6 @@ pub struct WebhookSecrets {
 
 fn fields(value: &Value) -> Result<&Map<String, Value>, Invalid> {
     value.as_object().ok_or_else(|| Invalid::new("config", "expected an object"))
-}
-
-/// A field of a request or of the database; `null` is none.
-struct Field<'a> {
-    name: &'a str,
-    value: &'a Value,
-}
-
-impl Field<'_> {
-    fn expected(&self, what: impl std::fmt::Display) -> Invalid {
-        Invalid::new(format!("config.{}", self.name), format!("expected {what}"))
-    }
-
-    fn number<N: TryFrom<u64> + Into<u64> + Copy>(&self, min: N, max: N) -> Result<Option<N>, Invalid> {
-        if self.value.is_null() {
-            return Ok(None);
-        }
-        let range = min.into()..=max.into();
-        let number = self.value.as_u64().filter(|number| range.contains(number));
-        let number = number.and_then(|number| N::try_from(number).ok());
-        let expected = || self.expected(format_args!("a whole number from {} to {}", range.start(), range.end()));
-        number.map(Some).ok_or_else(expected)
-    }
-
-    fn flag(&self) -> Result<Option<bool>, Invalid> {
-        if self.value.is_null() {
-            return Ok(None);
-        }
-        self.value.as_bool().map(Some).ok_or_else(|| self.expected("true or false"))
-    }
-
-    fn text(&self, what: &str, right: impl Fn(&str) -> bool) -> Result<Option<String>, Invalid> {
-        if self.value.is_null() {
-            return Ok(None);
-        }
-        let text = self.value.as_str().filter(|text| right(text));
-        text.map(|text| Some(text.to_owned())).ok_or_else(|| self.expected(what))
-    }
-
-    fn list(&self, what: &str, right: impl Fn(&str) -> bool) -> Result<Option<Vec<String>>, Invalid> {
-        if self.value.is_null() {
-            return Ok(None);
-        }
-        let items = self.value.as_array().filter(|items| items.len() <= 100);
-        let items = items.ok_or_else(|| self.expected("a list of at most 100 strings"))?;
-        let item = |(at, item): (usize, &Value)| {
-            let text = item.as_str().filter(|text| right(text));
-            text.map(str::to_owned)
-                .ok_or_else(|| Invalid::new(format!("config.{}[{at}]", self.name), format!("expected {what}")))
-        };
-        items.iter().enumerate().map(item).collect::<Result<_, _>>().map(Some)
-    }
-
-    fn time(&self) -> Result<Option<Timestamp>, Invalid> {
-        self.text("a time", |_| true)?.map(|text| Timestamp::parse(self.name, &text)).transpose()
-    }
-
-    /// What was written by [`Config::to_stored`].
-    fn old_secrets(&self) -> Result<Vec<(SecretString, Timestamp)>, Invalid> {
-        let part = |item: &Value, name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
-        let one = |item: &Value| {
-            let (secret, until) =
-                part(item, "secret").zip(part(item, "until")).ok_or_else(|| self.expected("secrets"))?;
-            Ok((secret.into(), Timestamp::parse(self.name, &until)?))
-        };
-        self.value.as_array().ok_or_else(|| self.expected("a list"))?.iter().map(one).collect()
-    }
 }
 
 /// Whether `text` is what a browser sends as `Origin`, or `*`.

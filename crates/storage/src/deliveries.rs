@@ -244,6 +244,28 @@ const FORGET_OLD: &str = "
         select ctid from deliveries where failed_at < now() - interval '7 days' limit 1000))
        and failed_at < now() - interval '7 days'";
 
+/// Tenants that are gone, whose events are still there: a node of the version before, which does not know of
+/// these tables, has erased them.
+const ORPHANS: &str = "
+    with recursive waiting as (
+        (select tenant_id from outbox order by tenant_id limit 1)
+        union all
+        select (select o.tenant_id from outbox o where o.tenant_id > w.tenant_id order by o.tenant_id limit 1)
+          from waiting w where w.tenant_id is not null),
+    kept as (
+        (select tenant_id from deliveries order by tenant_id limit 1)
+        union all
+        select (select d.tenant_id from deliveries d where d.tenant_id > k.tenant_id order by d.tenant_id limit 1)
+          from kept k where k.tenant_id is not null)
+    select tenant_id from (select tenant_id from waiting union select tenant_id from kept) t
+     where tenant_id is not null and not exists (select from tenants where tenants.tenant_id = t.tenant_id)";
+
+/// What a tenant has here, in steps.
+pub(crate) const ERASE: [&str; 2] = [
+    "delete from outbox where ctid = any (array(select ctid from outbox where tenant_id = $1 limit $2))",
+    "delete from deliveries where ctid = any (array(select ctid from deliveries where tenant_id = $1 limit $2))",
+];
+
 impl Deliveries<'_> {
     /// Tenants for whom something is to be done, and since when.
     ///
@@ -350,8 +372,14 @@ pub(crate) fn delivery(row: &Row) -> Result<Delivery> {
     })
 }
 
-/// Forgets dead letters a week after they became such.
+/// Forgets dead letters a week after they became such, and what tenants have left that are gone.
 pub(crate) async fn forget_old(db: &Db) -> Result<()> {
     while db.execute(FORGET_OLD, &[]).await? > 0 {}
+    for row in &db.query(ORPHANS, &[]).await? {
+        let tenant: TenantId = get(row, "tenant_id")?;
+        for sql in ERASE {
+            while db.execute(sql, &[&tenant, &1000_i64]).await? > 0 {}
+        }
+    }
     Ok(())
 }

@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use chatapi_domain::{RoomId, TenantId};
 
-use crate::Result;
 use crate::db::Db;
 use crate::row::get;
 use crate::usage::tally_erased;
+use crate::{Result, deliveries};
 
 /// Rows erased in one statement: a millisecond of work or two. A statement that takes longer than the
 /// system's scheduler gives one process at a time makes others wait for a core: the p99 of another
@@ -81,9 +81,7 @@ const HIDE_ROOM: &str = "
 
 /// What a tenant has beside its rooms, in steps. Its keys go last but itself: as long as they are
 /// there, they are refused by name.
-const REST: [&str; 9] = [
-    "delete from outbox where ctid = any (array(select ctid from outbox where tenant_id = $1 limit $2))",
-    "delete from deliveries where ctid = any (array(select ctid from deliveries where tenant_id = $1 limit $2))",
+const REST: [&str; 7] = [
     "delete from idempotency_keys where ctid = any (array(
         select ctid from idempotency_keys where tenant_id = $1 limit $2))",
     "delete from presence where ctid = any (array(select ctid from presence where tenant_id = $1 limit $2))",
@@ -115,7 +113,7 @@ async fn erase_tenant(db: &Db, tenant: TenantId) -> Result<()> {
             break;
         }
     }
-    for sql in REST {
+    for sql in deliveries::ERASE.into_iter().chain(REST) {
         while step(db, sql, &[&tenant, &STEP]).await? > 0 {}
     }
     db.execute(FORGET_TENANT, &[&tenant]).await?;
